@@ -1,0 +1,99 @@
+"""
+Where probes put what they measured, until the sender makes a frame of it.
+
+Adding is the hot path: one append to a deque, no copying, no lock (CPython's deque is safe for one side appending and
+the other popping). What does not fit is dropped, oldest first, and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.facts import TABLE_BY_NAME
+from trainvitals.frame import Event, TensorInfo
+
+Rows = tuple[str, dict[str, npt.NDArray[Any]]]
+
+_EVENT_BYTES = 512
+
+
+class Record:
+    """
+    Facts, events and tensor rows that wait to be sent. One per agent; probes write, the sender's thread takes.
+
+    `limit_bytes` bounds the waiting columns. Events and tensor rows are few and are not dropped.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._rows: deque[Rows] = deque()
+        self._events: deque[Event] = deque()
+        self._tensors: deque[TensorInfo] = deque()
+        self._scalars: dict[str, int] = {}
+        self._bytes = 0
+        self.dropped_rows = 0
+
+    def add(self, table: str, **columns: Any) -> None:
+        """Rows of one table; each column a sequence or array of the same length, cast to the table's dtypes."""
+        known = TABLE_BY_NAME[table]
+        arrays = {
+            name: np.asarray(values, dtype=known.dtype_of(name)) for name, values in columns.items()
+        }
+        self._rows.append((table, arrays))
+        self._bytes += sum(array.nbytes for array in arrays.values())
+        while self._bytes > self._limit_bytes and len(self._rows) > 1:
+            self._drop_oldest()
+
+    def event(self, event: Event) -> None:
+        """Something that happened, for the header's `events`."""
+        self._events.append(event)
+
+    def tensor(self, info: TensorInfo) -> None:
+        """A row of the tensor table, new or changed."""
+        self._tensors.append(info)
+
+    def scalar(self, name: str, step: int, value: float) -> None:
+        """A number that the trainer logged."""
+        index = self._scalars.setdefault(name, len(self._scalars))
+        self.add("scalars", scalar=[index], step=[step], value=[value])
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory that waits, about."""
+        return self._bytes + _EVENT_BYTES * (len(self._events) + len(self._tensors))
+
+    @property
+    def scalar_names(self) -> list[str]:
+        """Names of the scalars, in the order of their indices."""
+        return list(self._scalars)
+
+    def take(self) -> tuple[dict[str, dict[str, npt.NDArray[Any]]], list[Event], list[TensorInfo]]:
+        """Everything that waits, columns joined per table. Called by the sender's thread only."""
+        parts: dict[str, list[Mapping[str, npt.NDArray[Any]]]] = {}
+        for _ in range(len(self._rows)):
+            try:
+                table, columns = self._rows.popleft()
+            except IndexError:  # the hot path dropped the oldest meanwhile
+                break
+            self._bytes -= sum(array.nbytes for array in columns.values())
+            parts.setdefault(table, []).append(columns)
+        joined = {
+            table: {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+            for table, rows in parts.items()
+        }
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        tensors = [self._tensors.popleft() for _ in range(len(self._tensors))]
+        return joined, events, tensors
+
+    def _drop_oldest(self) -> None:
+        try:
+            _, columns = self._rows.popleft()
+        except IndexError:
+            return
+        self._bytes -= sum(array.nbytes for array in columns.values())
+        self.dropped_rows += len(next(iter(columns.values())))
