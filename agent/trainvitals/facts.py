@@ -78,7 +78,10 @@ VALUES = Table(
     columns=(
         Column(name="norm", dtype="float64", merge=_NORM, help="L2 norm of the tensor"),
         Column(
-            name="nonfinite", dtype="int64", merge=Merge.SUM, help="elements that are NaN or infinite"
+            name="nonfinite",
+            dtype="int64",
+            merge=Merge.SUM,
+            help="elements that are NaN or infinite",
         ),
         Column(
             name="exact",
@@ -133,10 +136,16 @@ GRADIENTS = Table(
     help="Gradients as the optimizer is about to use them (read before the step).",
     columns=(
         Column(
-            name="grad_norm", dtype="float64", merge=_NORM, help="L2 norm of the gradient; 0 if missing"
+            name="grad_norm",
+            dtype="float64",
+            merge=_NORM,
+            help="L2 norm of the gradient; 0 if missing",
         ),
         Column(
-            name="grad_missing", dtype="uint8", merge=Merge.MIN, help="1: .grad was None before the step"
+            name="grad_missing",
+            dtype="uint8",
+            merge=Merge.MIN,
+            help="1: .grad was None before the step",
         ),
     ),
 )
@@ -145,7 +154,10 @@ COUNTERS = Table(
     help="The optimizer's own step counter for a parameter (Adam's bias correction uses it).",
     columns=(
         Column(
-            name="optimizer_step", dtype="int64", merge=Merge.MAX, help="state['step'] of the parameter"
+            name="optimizer_step",
+            dtype="int64",
+            merge=Merge.MAX,
+            help="state['step'] of the parameter",
         ),
     ),
 )
@@ -157,7 +169,9 @@ _DIGEST_COLUMNS = (
         help="sum modulo 2^64 of mix(global index, element bits) over the cores",
     ),
     Column(name="count", dtype="int64", merge=Merge.SUM, help="elements in the digest"),
-    Column(name="square_sum", dtype="float64", merge=Merge.SUM, help="sum of squares over the cores"),
+    Column(
+        name="square_sum", dtype="float64", merge=Merge.SUM, help="sum of squares over the cores"
+    ),
     *(
         Column(
             name=f"sketch_{k}",
@@ -185,7 +199,12 @@ MANIFEST = Table(
             merge=Merge.SUM,
             help="digest of the live tensor, cast to the saved dtype; equal to `digest` if the save is true",
         ),
-        Column(name="live_square_sum", dtype="float64", merge=Merge.SUM, help="of the live tensor's cores"),
+        Column(
+            name="live_square_sum",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="of the live tensor's cores",
+        ),
         Column(
             name="stale_step",
             dtype="int64",
@@ -211,9 +230,19 @@ STEPS = Table(
     help="The step itself, on this rank.",
     keys=("step",),
     columns=(
-        Column(name="time", dtype="float64", merge=Merge.MAX, help="wall clock at its end, Unix seconds"),
+        Column(
+            name="time",
+            dtype="float64",
+            merge=Merge.MAX,
+            help="wall clock at its end, Unix seconds",
+        ),
         Column(name="seconds", dtype="float64", merge=Merge.MAX, help="time since the step before"),
-        Column(name="agent_seconds", dtype="float64", merge=Merge.MAX, help="of which spent by the agent"),
+        Column(
+            name="agent_seconds",
+            dtype="float64",
+            merge=Merge.MAX,
+            help="of which spent by the agent",
+        ),
     ),
 )
 

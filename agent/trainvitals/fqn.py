@@ -43,7 +43,7 @@ def canonical_fqns(raw_fqns: Iterable[str]) -> list[str]:
     seen: dict[str, int] = {}
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-    return [name if seen[name] == 1 else own for name, own in zip(names, raw)]
+    return [name if seen[name] == 1 else own for name, own in zip(names, raw, strict=True)]
 
 
 def fqn_pattern(fqn: str) -> str:

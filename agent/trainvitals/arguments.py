@@ -1,0 +1,106 @@
+"""
+What `attach()` was given, checked: wrong arguments fail before the first step, with a sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from trainvitals.errors import BadSetting
+
+ON_FINDING_WORDS = ("log", "raise")
+
+
+def check_models(model: Any) -> list[nn.Module]:
+    """One model or several, each with parameters that exist; raises BadSetting otherwise."""
+    models = [model] if isinstance(model, nn.Module) else _listed(model, nn.Module, "a model")
+    for each in models:
+        parameters = list(each.parameters())
+        if not parameters:
+            raise BadSetting(
+                f"attach(model={type(each).__name__}): the model has no parameters; "
+                "give the module that is trained, after its layers were made"
+            )
+        if any(torch.nn.parameter.is_lazy(parameter) for parameter in parameters):
+            raise BadSetting(
+                f"attach(model={type(each).__name__}): lazy parameters have no shape yet; "
+                "run one forward pass, then attach"
+            )
+        if any(parameter.is_meta for parameter in parameters):
+            raise BadSetting(
+                f"attach(model={type(each).__name__}): parameters are on the meta device and hold nothing; "
+                "attach after to_empty() and loading or initialising the weights"
+            )
+    return models
+
+
+def check_optimizers(optimizer: Any) -> list[Optimizer]:
+    """None, one optimizer or several; a wrapper that keeps the torch optimizer as `.optimizer` is opened."""
+    if optimizer is None:
+        return []
+    opened = _open(optimizer)
+    if isinstance(opened, Optimizer):
+        return [opened]
+    return _listed(optimizer, Optimizer, "an optimizer")
+
+
+def check_step(step: Any) -> int:
+    """Steps already done: a whole number of at least 0."""
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise BadSetting(
+            f"step={step!r}: must be the number of optimizer steps already done, 0 or more"
+        )
+    return step
+
+
+def check_on_finding(on_finding: Any, to_folder: bool, world_size: int) -> Any:
+    """A callable, "log" or "raise"; "raise" only where somebody judges, and where no other rank would hang."""
+    if callable(on_finding):
+        return on_finding
+    if on_finding not in ON_FINDING_WORDS:
+        raise BadSetting(f"on_finding={on_finding!r}: must be a callable, 'log' or 'raise'")
+    if on_finding == "raise" and to_folder:
+        raise BadSetting(
+            "on_finding='raise': frames go to a folder, where nobody judges them; "
+            "give monitor='http://host:port' or use on_finding='log'"
+        )
+    if on_finding == "raise" and world_size > 1:
+        raise BadSetting(
+            "on_finding='raise': with several ranks one that raises leaves the others waiting in a collective; "
+            "use on_finding='log', or a callable that ends the job"
+        )
+    return on_finding
+
+
+def is_replicated(models: Sequence[nn.Module]) -> bool:
+    """Whether every model is wrapped by DDP, so that each rank holds all of every tensor."""
+    return all(isinstance(model, DistributedDataParallel) for model in models)
+
+
+def _open(optimizer: Any) -> Any:
+    """accelerate's and others' wrappers are no Optimizer but hold one."""
+    inner = getattr(optimizer, "optimizer", None)
+    return (
+        inner
+        if not isinstance(optimizer, Optimizer) and isinstance(inner, Optimizer)
+        else optimizer
+    )
+
+
+def _listed(given: Any, wanted: type[Any], what: str) -> list[Any]:
+    items = (
+        list(given) if isinstance(given, Iterable) and not isinstance(given, (str, dict)) else None
+    )
+    items = [_open(item) if wanted is Optimizer else item for item in items or []]
+    if not items or not all(isinstance(item, wanted) for item in items):
+        raise BadSetting(
+            f"attach() wants {what} ({wanted.__module__.partition('.')[0]}'s {wanted.__name__}) or a list of them; "
+            f"got {type(given).__name__}"
+        )
+    return items

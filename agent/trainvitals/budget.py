@@ -1,0 +1,219 @@
+"""
+Who may look now, so that the agent's share of step time holds.
+
+Each kind of look has an account. A step pays `share` of its time into them; what a look took is drawn from its own.
+An account in credit looks at the next tensors of its ring, as many as the credit buys at the measured price; one look
+that costs more than the credit is carried as debt, and its kind pauses until that is paid. What overflows an account
+goes on to the next: identity, cores, gradients, sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trainvitals.contract import matches
+from trainvitals.probes.probe import Choice
+from trainvitals.roles import WATCHED, role_of
+from trainvitals.slots import SlotTable
+
+FULL_LOOKS = 2
+"""The first steps look at everything and cost what it costs: compilation and warm-up hide it, baselines need it."""
+WALK_STEPS = 64
+COUNTER_STEPS = (4, 16)
+"""Steps between two looks at the optimizers' counters: without a limit, and under a budget."""
+DIGEST_STEPS = 16
+DIGEST_TENSORS = 64
+"""Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know."""
+SPIKE = 4.0
+"""A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
+CREDIT_STEPS = 8
+DEBT_STEPS = 1024
+"""Bounds of an account, in steps' income: no burst after a pause, no silence for ever after a stall."""
+
+
+@dataclass
+class _Account:
+    """One kind of look: who is due, what it costs, what it may spend. A unit is a thousand elements or a tensor."""
+
+    share: float
+    price: float
+    """Seconds per unit, as measured; at the start a guess, too high rather than too low."""
+    ring: Sequence[int] = ()
+    units: dict[int, float] = field(default_factory=dict)
+    everyone: Sequence[int] = ()
+    all_units: float = 0.0
+    balance: float = 0.0
+    position: int = 0
+    chosen_units: float = 0.0
+    looks: float = 0.0
+    """Tensors looked at in a step, smoothed."""
+
+    def open(self, ring: Sequence[int], units: dict[int, float]) -> None:
+        """Who takes turns, in which order, at how many units."""
+        self.ring, self.units = ring, units
+        self.everyone, self.all_units = sorted(ring), sum(units.values())
+
+    def take_all(self) -> Sequence[int]:
+        """Everyone, whatever it costs."""
+        self.chosen_units, self.looks = self.all_units, float(len(self.ring))
+        return self.everyone
+
+    def take(self, always: Sequence[int]) -> Sequence[int]:
+        """`always`, and the next of the ring as long as there is credit; each at most once."""
+        if self.balance >= self.all_units * self.price:
+            return self.take_all()
+        taken = dict.fromkeys(always)
+        left = self.balance - sum(self.units.get(index, 1.0) for index in taken) * self.price
+        for _ in range(len(self.ring)):
+            if left <= 0:
+                break
+            index = self.ring[self.position % len(self.ring)]
+            self.position += 1
+            if index not in taken:
+                taken[index] = None
+                left -= self.units[index] * self.price
+        self.chosen_units = sum(self.units.get(index, 1.0) for index in taken)
+        self.looks += 0.1 * (len(taken) - self.looks)
+        return sorted(taken)
+
+    def learn(self, seconds: float) -> None:
+        """The price moves a fifth of the way, and at most to the double: one preempted look proves nothing."""
+        price = min(seconds / self.chosen_units, 2 * self.price)
+        self.price += 0.2 * (price - self.price)
+
+
+class Budget:
+    """
+    Chooses what to look at. `share`: of step time, None for everything at every step. `watch`: FQN patterns to look at
+    every step whatever it costs, beside the watched roles. On the trainer's thread.
+    """
+
+    def __init__(self, share: float | None, watch: Sequence[str] = ()) -> None:
+        self._share = share
+        self._watch = tuple(watch)
+        self._accounts: dict[str, _Account] = {
+            "identity": _Account(0.25, price=2e-6),
+            "cores": _Account(0.4, price=50e-6),
+            "gradients": _Account(0.2, price=5e-6),
+            "sweep": _Account(0.15, price=5e-6),
+        }
+        self._spent: dict[str, float] = dict.fromkeys(self._accounts, 0.0)
+        self._overdrawn = 0.0
+        self._usual = math.nan
+        self._known = -1
+        self._watched: list[int] = []
+        self._by_name: list[int] = []
+        self._choices = 0
+
+    def choose(self, step: int, slots: SlotTable) -> Choice:
+        """What to look at in the round that makes step `step` + 1. Called once a round."""
+        self._learn_slots(slots)
+        self._choices += 1
+        return self._everything(step, slots) if self._is_free() else self._affordable(step, slots)
+
+    def spent(self, kind: str, count: int, seconds: float) -> None:
+        """What a probe of this kind took to look at `count` tensors."""
+        if count:
+            self._spent[kind] += seconds
+
+    def step_took(self, seconds: float, agent_seconds: float = 0.0) -> None:
+        """
+        A step is over that took so long, `agent_seconds` of it for everything we did: pay in, draw out.
+
+        What was spent on no planned look (hooks, choosing, the optimizer probe) comes off the income first.
+        """
+        unplanned = max(0.0, agent_seconds - sum(self._spent.values()))
+        spent, self._spent = self._spent, dict.fromkeys(self._accounts, 0.0)
+        for kind, account in self._accounts.items():
+            if spent[kind] and account.chosen_units:
+                account.learn(spent[kind])
+        if self._share is None or self._is_free():
+            self._usual = seconds
+            return
+        paid = min(seconds, SPIKE * self._usual)
+        self._usual += (0.5 if seconds < self._usual else 0.05) * (paid - self._usual)
+        income = self._share * paid - unplanned - self._overdrawn
+        self._overdrawn = max(0.0, -income)
+        self._settle(max(0.0, income), self._share * self._usual, spent)
+
+    def plan(self) -> dict[str, float | None]:
+        """Steps between two looks at a tensor, by kind of look; None while nothing of the kind can be looked at."""
+        if self._share is None:
+            return dict.fromkeys(self._accounts, 1.0)
+        return {
+            kind: round(max(1.0, len(account.ring) / account.looks), 1) if account.looks else None
+            for kind, account in self._accounts.items()
+        }
+
+    def _is_free(self) -> bool:
+        return self._share is None or self._choices <= FULL_LOOKS
+
+    def _settle(self, income: float, usual_income: float, spent: dict[str, float]) -> None:
+        overflow = 0.0
+        for kind, account in self._accounts.items():
+            account.balance += account.share * income + overflow - spent[kind]
+            bound = account.share * usual_income
+            overflow = max(0.0, account.balance - CREDIT_STEPS * bound)
+            account.balance = max(account.balance - overflow, -DEBT_STEPS * bound)
+
+    def _everything(self, step: int, slots: SlotTable) -> Choice:
+        everyone = {kind: account.take_all() for kind, account in self._accounts.items()}
+        first = self._choices == 1
+        return Choice(
+            **everyone,
+            digests=everyone["cores"] if first or _is_digest_step(step, slots) else (),
+            walk=True,
+            counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[0] == 0,
+        )
+
+    def _affordable(self, step: int, slots: SlotTable) -> Choice:
+        accounts = self._accounts
+        digests = self._rotation(step) if _is_digest_step(step, slots) else []
+        gradients = [index for index in self._watched if index in accounts["gradients"].units]
+        return Choice(
+            identity=accounts["identity"].take(self._watched),
+            cores=accounts["cores"].take([*self._watched, *digests]),
+            sweep=accounts["sweep"].take(()),
+            gradients=accounts["gradients"].take(gradients),
+            digests=digests,
+            walk=(step + 1) % WALK_STEPS == 0,
+            counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[1] == 0,
+        )
+
+    def _rotation(self, step: int) -> list[int]:
+        """Watched tensors, and the next few by name: the same on all ranks, whatever their budgets buy."""
+        count = len(self._by_name)
+        start = (step + 1) // DIGEST_STEPS * DIGEST_TENSORS
+        turn = {self._by_name[(start + k) % count] for k in range(min(DIGEST_TENSORS, count))}
+        return sorted({*self._watched, *turn})
+
+    def _learn_slots(self, slots: SlotTable) -> None:
+        """Who can be looked at how: made anew when slots are added, or hold other objects."""
+        if self._known == slots.version:
+            return
+        self._known = slots.version
+        count = len(slots)
+        self._by_name = sorted(range(count), key=slots.fqn)
+        self._watched = [
+            index
+            for index in range(count)
+            if role_of(slots.fqn(index)) in WATCHED or matches(slots.fqn(index), self._watch)
+        ]
+        thousands = [slots.layout(index).local_numel / 1024 for index in range(count)]
+        plans = [slots.plan(index) for index in range(count)]
+        firsts = [index for index in range(count) if slots.tied_to(index) < 0]
+        large = [index for index in firsts if not plans[index].is_whole and plans[index].count]
+        params = [index for index in firsts if slots.slots[index].place.kind == "param"]
+        # Buffers before parameters, small before large: each lap begins with what nobody else looks at.
+        order = sorted(range(count), key=lambda i: (slots.slots[i].place.kind, thousands[i] > 4, i))
+        accounts = self._accounts
+        accounts["identity"].open(range(count), dict.fromkeys(range(count), 1.0))
+        accounts["cores"].open(order, {i: 1 + plans[i].count / 1024 for i in order})
+        accounts["gradients"].open(params, {i: 1 + thousands[i] for i in params})
+        accounts["sweep"].open(large, {i: 1 + thousands[i] for i in large})
+
+
+def _is_digest_step(step: int, slots: SlotTable) -> bool:
+    return slots.world_size > 1 and (step + 1) % DIGEST_STEPS == 0

@@ -1,0 +1,204 @@
+"""
+What is one step: the clock that everything else goes by.
+
+The clock listens at the optimizer step, through torch's global optimizer hooks: they fire on plain, compiled, FSDP2,
+DDP and activation-checkpointed trainers alike, add no graph, and run before and after everybody's instance hooks
+(FACTS of hooks: docs/architecture.md). A **round** is what a trainer calls a step: each optimizer steps at most once
+in it, so that one loop over two optimizers, or over one optimizer per parameter, is one step, and a GAN's five
+discriminator steps are five.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from trainvitals.untraced import untraced
+
+BeforeStep = Callable[[Sequence[Optimizer]], None]
+AfterRound = Callable[[Sequence[Optimizer]], None]
+Guarded = Callable[..., Any]
+
+_FORGET_AFTER_ROUNDS = 16
+"""An optimizer that has not stepped for so many rounds is no longer waited for (a phase of training is over)."""
+
+
+class Clock:
+    """
+    Calls `before_step` before each of our optimizers' steps, and `after_round` when a round is over.
+
+    `owns` says whether an optimizer trains the attached model. Ignored are steps of other optimizers, phantom steps
+    (see `is_phantom`), and steps inside another optimizer's step: those of a container (torchtitan) or of a wrapper
+    (Lookahead, SAM) belong to it. Both callbacks get plain optimizers, never containers. Runs on the trainer's thread;
+    costs about 2 us a step. A forked child is silent.
+    """
+
+    def __init__(
+        self,
+        owns: Callable[[Optimizer], bool],
+        before_step: BeforeStep,
+        after_round: AfterRound,
+        expected: Iterable[Optimizer] = (),
+        *,
+        guarded: Guarded,
+    ) -> None:
+        """`guarded(part, function, *args)` is the agent's guard: nothing that we do may reach the trainer's step."""
+        self._owns = owns
+        self._before_step = before_step
+        self._after_round = after_round
+        self._guarded = guarded
+        self._pid = os.getpid()
+        # Optimizer -> the round it last stepped in. Those given at attach are waited for from the start.
+        self._last_round: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        for optimizer in expected:
+            self._last_round[optimizer] = 0
+        self._rounds = 0
+        self._round: list[Optimizer] = []
+        self._nest: list[tuple[Optimizer, bool]] = []
+        self._handles: list[Any] = []
+
+    def start(self) -> None:
+        """Begin to listen; every hook is removed again by `stop`."""
+        self._handles = [
+            register_optimizer_step_pre_hook(untraced(partial(self._guarded, "clock", self._pre))),
+            register_optimizer_step_post_hook(
+                untraced(partial(self._guarded, "clock", self._post))
+            ),
+        ]
+
+    def stop(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def touched(self) -> list[str]:
+        """What of torch's the clock has put hooks on."""
+        names = ("torch.optim.optimizer: step pre-hook", "torch.optim.optimizer: step post-hook")
+        return list(names) if self._handles else []
+
+    @property
+    def has_seen_optimizers(self) -> bool:
+        """Whether any optimizer of ours has stepped."""
+        return self._rounds > 0 or bool(self._round)
+
+    def finish_round(self) -> None:
+        """End the round that waits for an optimizer which may not come: at flush, close and the next round's start."""
+        if self._round and not self._nest:
+            finished, self._round = self._round, []
+            self._rounds += 1
+            for optimizer in finished:
+                self._last_round[optimizer] = self._rounds
+            self._after_round(
+                _distinct(leaf for each in finished for leaf in plain_optimizers(each))
+            )
+
+    def _pre(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if os.getpid() != self._pid or not self._owns(optimizer):
+            return
+        self._unwind(optimizer)  # a step that raised has left it there
+        outermost = not self._nest
+        ignored = outermost and (_is_capturing() or is_phantom(optimizer))
+        if outermost and not ignored:
+            if optimizer in self._round:
+                self.finish_round()
+            self._before_step(plain_optimizers(optimizer))
+        self._nest.append((optimizer, ignored))
+
+    def _post(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if os.getpid() != self._pid:
+            return
+        ignored = self._unwind(optimizer)
+        if ignored is None or ignored or self._nest:
+            return
+        if not self._round and self._rounds and optimizer not in self._last_round:
+            # First seen right after a round that did not wait for it: it belonged to that one.
+            self._last_round[optimizer] = self._rounds
+            return
+        self._round.append(optimizer)
+        if all(other in self._round for other in self._waited_for()):
+            self.finish_round()
+
+    def _unwind(self, optimizer: Optimizer) -> bool | None:
+        """Leave this optimizer's step, and all inside it; whether it was ignored, or None if it was not in one."""
+        for depth, (entered, ignored) in enumerate(self._nest):
+            if entered is optimizer:
+                del self._nest[depth:]
+                return ignored
+        return None
+
+    def _waited_for(self) -> list[Optimizer]:
+        return [
+            optimizer
+            for optimizer, last in self._last_round.items()
+            if self._rounds - last < _FORGET_AFTER_ROUNDS
+        ]
+
+
+def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
+    """
+    The optimizers that really update parameters: those inside a container or wrapper, else the optimizer itself.
+
+    torchtitan's OptimizersContainer has `.optimizers` and groups without a learning rate; Lookahead and SAM wrappers
+    keep theirs as `.optimizer`, `.base_optimizer` or `.inner_optimizer`.
+    """
+    inner: list[Optimizer] = []
+    for name in (
+        "optimizers",
+        "chained_optimizers",
+        "optimizer",
+        "base_optimizer",
+        "inner_optimizer",
+    ):
+        held = getattr(optimizer, name, None)
+        candidates = held if isinstance(held, (list, tuple)) else [held]
+        inner += [
+            each for each in candidates if isinstance(each, Optimizer) and each is not optimizer
+        ]
+    if not inner:
+        return [optimizer]
+    return _distinct(leaf for each in inner for leaf in plain_optimizers(each))
+
+
+def is_phantom(optimizer: Optimizer) -> bool:
+    """
+    Whether this step only fills the optimizer's state: every learning rate 0 and no gradient that is not all zero.
+
+    `get_optimizer_state_dict` and torchtitan's `init_optim_state` run such a step on a fresh optimizer. A warm-up that
+    starts at a rate of 0 has gradients and is a step. Gradients are only read when every rate is 0.
+    """
+    groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
+    if any(float(group.get("lr", 1.0)) != 0.0 for group in groups):
+        return False
+    gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
+    return not any(_has_nonzero(gradient) for gradient in gradients)
+
+
+@torch.no_grad()
+def _has_nonzero(gradient: torch.Tensor) -> bool:
+    local = getattr(gradient, "_local_tensor", gradient)
+    values = local.coalesce().values() if local.is_sparse else local
+    return bool((values != 0).any())
+
+
+def _is_capturing() -> bool:
+    """Whether a CUDA graph is being captured: nothing may be read then (not run: no GPU was at hand)."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def _distinct(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    found: list[Optimizer] = []
+    for optimizer in optimizers:
+        if not any(optimizer is other for other in found):
+            found.append(optimizer)
+    return found

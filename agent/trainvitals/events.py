@@ -1,0 +1,100 @@
+"""
+What happened, as against what was measured: events go in a frame's header, whole, and are few.
+
+An event's `kind` is its name on the wire. Add one here, to `Event`, and it travels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotChanged:
+    """
+    A slot no longer holds what it held at the last look. `changes` names what differs:
+    object, storage, dtype, device, shape, trainable, version (the version counter stood still or went back while
+    the value changed), lost (nothing is there any more), added (a new slot).
+    `before` and `after` describe dtype, shape and device for people.
+    """
+
+    kind: Literal["slot"] = "slot"
+    tensor: int
+    step: int
+    changes: list[str]
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignParameter:
+    """A parameter that an optimizer holds and no attached model does."""
+
+    group: int
+    shape: list[int]
+    dtype: str
+    has_gradient: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizersSeen:
+    """
+    Which optimizers there are, and which tensors each holds. Sent at the first step, and when it changes.
+
+    `optimizers` are class names; parameter groups are counted through all of them: group g belongs to optimizer
+    `group_optimizer[g]` and holds `group_tensors[g]`. `masters`: the optimizer holds fp32 clones of the model's
+    parameters (mixed precision with master weights), mapped back to the model's tensors.
+    """
+
+    kind: Literal["optimizers"] = "optimizers"
+    step: int
+    optimizers: list[str]
+    group_optimizer: list[int]
+    group_tensors: list[list[int]]
+    foreign: list[ForeignParameter] = field(default_factory=list)
+    masters: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSeen:
+    """
+    The manifest of one save, or of one load, seen from inside the call. Its numbers are rows of the table "manifest".
+
+    `api` is the function that was called, `path` where to if it says so, `number` counts saves and loads of this
+    rank's attempt. `keys` are the raw keys handed over, `tensors` the index of the attached tensor each belongs to
+    (-1: none), `dtypes` and `shapes` as handed over. `live_keys`: raw names that the attached model has now for tensors
+    of the same kind. `failed`: the call raised. For a load, `missing` and `unexpected` are what it reported, and
+    `foreign` says that it went into a model that is not attached. `is_model`: the keys are a model's state (and not an
+    optimizer's, a scheduler's, or one tensor).
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    number: int
+    op: Literal["save", "load"]
+    api: str
+    step: int
+    path: str = ""
+    keys: list[str] = field(default_factory=list)
+    tensors: list[int] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    live_keys: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    failed: bool = False
+    foreign: bool = False
+    is_model: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFailed:
+    """A probe raised and was switched off; training went on."""
+
+    kind: Literal["probe-failed"] = "probe-failed"
+    step: int
+    probe: str
+    error: str
+
+
+Event = SlotChanged | OptimizersSeen | CheckpointSeen | ProbeFailed

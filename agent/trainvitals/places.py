@@ -1,0 +1,131 @@
+"""
+Where parameters and buffers hang: a walk over the models' modules that finds every place, tied ones included.
+
+A place is the dict of a module that holds a tensor, and the key in it. Names are made here: canonical ones that are
+unique over all attached models, and the raw ones as the modules have them today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from trainvitals.fqn import canonical_fqns
+
+
+@dataclass(frozen=True)
+class Place:
+    """
+    `owner[key]` is the tensor, unless `shadow` (the module's own `__dict__`) has the key too: then attribute access,
+    and so the forward pass, sees that one (`object.__setattr__` on a buffer's name, as in torchtitan #1222's family).
+    """
+
+    fqn: str
+    raw_fqn: str
+    kind: Literal["param", "buffer"]
+    owner: Mapping[str, Any]
+    shadow: Mapping[str, Any]
+    key: str
+    module: str
+    persistent: bool
+
+
+_Found = tuple[str, nn.Module, Literal["param", "buffer"], Mapping[str, Any], str]
+
+
+def find_places(models: Sequence[nn.Module]) -> list[Place]:
+    """
+    Every place of a tensor, in registration order; a model that is part of another one is not walked twice.
+
+    Names get the model's class (or its number) in front only when two models would share one: a GAN's generator and
+    discriminator do, an encoder and a decoder with different names don't. Cost: some us a tensor.
+    """
+    found = [list(_tensors(model)) for model in roots(models)]
+    names = [canonical_fqns(raw for raw, *_ in one) for one in found]
+    together = [name for one in names for name in one]
+    if len(set(together)) < len(together):
+        prefixes = _prefixes(roots(models))
+        names = [
+            [f"{prefix}.{name}" for name in one]
+            for prefix, one in zip(prefixes, names, strict=True)
+        ]
+    return [
+        _place(fqn, *entry)
+        for one, fqns in zip(found, names, strict=True)
+        for fqn, entry in zip(fqns, one, strict=True)
+    ]
+
+
+def roots(models: Sequence[nn.Module]) -> list[nn.Module]:
+    """The models that are not a part of another of them (a DDP wrapper and what it wraps: the wrapper)."""
+    chosen: list[nn.Module] = []
+    for model in models:
+        others = [other for other in models if other is not model]
+        inside = any(part is model for other in others for part in other.modules())
+        if not inside and not any(model is other for other in chosen):
+            chosen.append(model)
+    return chosen
+
+
+def _tensors(root: nn.Module) -> Iterator[_Found]:
+    for prefix, module in _modules(root, "", ()):
+        for kind, owner in (("param", module._parameters), ("buffer", module._buffers)):
+            # ScriptModules hand out wrappers that make new Python objects at every look.
+            held = owner if isinstance(owner, dict) else dict(owner.items())
+            for key, tensor in held.items():
+                if tensor is not None:
+                    yield prefix + key, module, kind, held, key  # type: ignore[misc]
+
+
+def _modules(
+    module: nn.Module, prefix: str, above: tuple[nn.Module, ...]
+) -> Iterator[tuple[str, nn.Module]]:
+    """As named_modules(remove_duplicate=False): a shared module under each of its names; but safe on a cycle."""
+    yield prefix, module
+    above = (*above, module)
+    for name, child in module._modules.items():
+        if child is not None and not any(child is each for each in above):
+            yield from _modules(child, f"{prefix}{name}.", above)
+
+
+def _place(
+    fqn: str,
+    raw_fqn: str,
+    module: nn.Module,
+    kind: Literal["param", "buffer"],
+    owner: Mapping[str, Any],
+    key: str,
+) -> Place:
+    persistent = kind == "param" or key not in module._non_persistent_buffers_set
+    shadow = module.__dict__
+    return Place(fqn, raw_fqn, kind, owner, shadow, key, _class_name(module), persistent)
+
+
+def _class_name(module: nn.Module) -> str:
+    """The user's class: fully_shard makes `FSDPLinear` of `Linear`, a parametrization `ParametrizedLinear`."""
+    made = type(module)
+    for added in ("FSDP", "Parametrized"):
+        bases = [base.__name__ for base in made.__mro__]
+        if made.__name__.startswith(added) and made.__name__.removeprefix(added) in bases:
+            return made.__name__.removeprefix(added)
+    return made.__name__
+
+
+def _prefixes(models: Sequence[nn.Module]) -> list[str]:
+    classes = [_class_name(_unwrapped(model)) for model in models]
+    if len(set(classes)) == len(classes):
+        return classes
+    # No dot before the number: patterns star bare numbers, and would group the models' tensors together.
+    return [f"model{number}" for number in range(len(models))]
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """What torch.compile, DDP or FSDP1 wrap."""
+    for name in ("_orig_mod", "module", "_fsdp_wrapped_module"):
+        inner = model._modules.get(name)
+        if inner is not None and len(model._modules) == 1:
+            return _unwrapped(inner)
+    return model

@@ -1,0 +1,20 @@
+"""
+The probes, one file a kind of fact, in the order they run. Adding one: a file here, and a line in PROBES.
+
+The checkpoint probe and the log of the trainer's own numbers are called from elsewhere too, so the agent makes them
+itself: `checkpoint.Checkpoints` and `loss.Log`.
+"""
+
+from __future__ import annotations
+
+from trainvitals.probes.gradients import Gradients
+from trainvitals.probes.identity import Identity
+from trainvitals.probes.optimizers import Optimizers
+from trainvitals.probes.probe import Probe
+from trainvitals.probes.updates import Updates
+from trainvitals.probes.values import Sweeps, Values
+
+# Optimizers first: it makes their holdings known to the probes after it.
+PROBES: tuple[type[Probe], ...] = (Optimizers, Identity, Gradients, Values, Updates, Sweeps)
+
+__all__ = ["PROBES"]

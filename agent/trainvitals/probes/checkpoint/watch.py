@@ -1,0 +1,223 @@
+"""
+Watching saves and loads, for the whole process: who holds the patches, and who is told of what.
+
+The watch knows nothing of digests, and not which functions there are (targets.py does): it tells those who listen of
+each `Call`, from inside it and on its thread. Arguments, results and exceptions pass through untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import nn
+
+from trainvitals.probes.checkpoint.journal import Journal
+from trainvitals.awaited import AwaitedModules
+from trainvitals.probes.checkpoint.patches import Around, Patch
+
+LOGGER = logging.getLogger("trainvitals")
+
+
+@dataclass
+class Call:
+    """
+    One save or load while it happens.
+
+    `handed` is the object that was handed over, never changed. `module`: what a load goes into, if it says so; `assign`:
+    the load puts the handed tensors themselves there. The rest is known after the call: what a load reported as
+    `missing` and `unexpected`, and whether the call raised. `taken`: an attached model is loaded.
+    """
+
+    op: Literal["save", "load"]
+    api: str
+    handed: Any
+    path: str = ""
+    module: nn.Module | None = None
+    assign: bool = False
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    failed: bool = False
+    taken: bool = False
+
+
+Finish = Callable[[Call], None]
+"""What a listener wants to do when the call is over, be it by an exception."""
+
+
+class Listener(Protocol):
+    """Somebody who is told of saves and loads."""
+
+    def look(self, call: Call) -> Finish | None:
+        """Called before anything is written or loaded, on the caller's thread."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    A function to patch: `module`, the class in it (or ""), its name. Targets that `serve` the same purpose are
+    alternatives from different versions: one of them is enough.
+    """
+
+    module: str
+    owner: str
+    name: str
+    serves: str
+    around: Callable[[Watch], Around]
+
+    @property
+    def label(self) -> str:
+        """The dotted name."""
+        return ".".join(part for part in (self.module, self.owner, self.name) if part)
+
+
+class Watch:
+    """
+    The process-wide watch: `hold` installs the patches, the last `release` gives everything back.
+
+    While held, the journal remembers loads for models that are not attached yet. Thread-safe; silent in forked
+    children. A call that goes on inside another one (DCP calls torch.save for each tensor) is part of that one.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.journal = Journal()
+        self._targets = targets
+        self._lock = threading.RLock()
+        self._holders = 0
+        self._patches: list[Patch] = []
+        self._absent: list[str] = []
+        self._awaited: AwaitedModules | None = None
+        self._listeners: list[Listener] = []
+        self._broken: list[Listener] = []
+        self._local = threading.local()
+        self._pid = os.getpid()
+
+    def hold(self) -> None:
+        """Install the watch, or count one more holder of it. Costs under a millisecond; imports nothing."""
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                self._pid = os.getpid()
+                modules = dict.fromkeys(target.module for target in self._targets)
+                for module in modules:
+                    if module in sys.modules:
+                        self._patch(module)
+                missing = [module for module in modules if module not in sys.modules]
+                self._awaited = AwaitedModules(missing, self._patch)
+
+    def release(self) -> None:
+        """One holder less; the last one restores every patched name."""
+        with self._lock:
+            self._holders = max(self._holders - 1, 0)
+            if self._holders == 0:
+                for patch in reversed(self._patches):
+                    patch.restore()
+                self._patches, self._absent = [], []
+                if self._awaited is not None:
+                    self._awaited.stop()
+                    self._awaited = None
+
+    def listen(self, listener: Listener) -> None:
+        """Tell this listener of every save and load from now on."""
+        with self._lock:
+            self._listeners.append(listener)
+
+    def unlisten(self, listener: Listener) -> None:
+        """Stop telling it."""
+        with self._lock:
+            self._listeners = [other for other in self._listeners if other is not listener]
+
+    def touched(self) -> list[str]:
+        """Everything of other libraries that is replaced now, as dotted names."""
+        names = [patch.label for patch in self._patches]
+        waits = self._awaited is not None and bool(self._awaited.names)
+        return [*names, "sys.meta_path"] if waits else names
+
+    def absent(self) -> list[str]:
+        """Names that the installed versions do not have: what they carry is not seen."""
+        return list(self._absent)
+
+    def awaited(self) -> list[str]:
+        """Modules that nobody has imported yet; they are patched when somebody does."""
+        return sorted(self._awaited.names) if self._awaited is not None else []
+
+    def _patch(self, module: str) -> None:
+        with self._lock:
+            if not self._holders:
+                return
+            absent: dict[str, list[str]] = {}
+            for target in self._targets:
+                if target.module != module:
+                    continue
+                owner: Any = sys.modules[module]
+                owner = getattr(owner, target.owner, None) if target.owner else owner
+                if owner is not None and target.name in vars(owner):
+                    self._patches.append(
+                        Patch(owner, target.name, target.label, target.around(self))
+                    )
+                    absent[target.serves] = []
+                elif absent.get(target.serves) is None or absent[target.serves]:
+                    absent.setdefault(target.serves, []).append(target.label)
+            self._absent += [label for labels in absent.values() for label in labels]
+
+    def watched(self, call: Call, original: Callable[[], Any]) -> Any:
+        """Run `original`, telling the listeners before and after; or only run it, inside another watched call."""
+        if self.is_silent:
+            return original()
+        self._local.inside = True
+        try:
+            finishes = self._look(call)
+            call.failed = True
+            try:
+                result = original()
+                call.failed = False
+                if call.module is not None:
+                    call.missing = list(getattr(result, "missing_keys", ()))
+                    call.unexpected = list(getattr(result, "unexpected_keys", ()))
+                return result
+            finally:
+                for listener, finish in finishes:
+                    self._guarded(listener, finish, call)
+        finally:
+            self._local.inside = False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether this thread is inside a watched call already, or this process is a forked child."""
+        return getattr(self._local, "inside", False) or os.getpid() != self._pid
+
+    @property
+    def noted(self) -> Any:
+        """What the last `note` on this thread was about; taken once."""
+        noted, self._local.noted = getattr(self._local, "noted", None), None
+        return noted
+
+    def note(self, handed: Any) -> None:
+        """Keep what is about to be saved, for a function further down that no longer gets to see it."""
+        self._local.noted = handed
+
+    def _look(self, call: Call) -> list[tuple[Listener, Finish]]:
+        finishes = []
+        # The journal comes last: it keeps the loads that no attached model has taken.
+        for listener in (*self._listeners, self.journal):
+            if listener in self._broken:
+                continue
+            finish = self._guarded(listener, listener.look, call)
+            if finish is not None:
+                finishes.append((listener, finish))
+        return finishes
+
+    def _guarded(self, listener: Listener, function: Callable[[Call], Any], call: Call) -> Any:
+        try:
+            return function(call)
+        except Exception:
+            # An entry from the trainer, whose save must not fail because of us.
+            self._broken.append(listener)
+            self.unlisten(listener)
+            LOGGER.warning("watching saves and loads failed and is switched off", exc_info=True)
+            return None

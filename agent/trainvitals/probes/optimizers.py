@@ -1,0 +1,150 @@
+"""
+The optimizers themselves: which tensors they hold, their learning rates, and their own step counters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.optim import Optimizer
+
+from trainvitals.frame import ForeignParameter, OptimizersSeen
+from trainvitals.gradient import gradient_of
+from trainvitals.holding import Holding
+from trainvitals.layout import is_dtensor
+from trainvitals.probes.probe import Look, Probe
+
+RATE_STEPS = 64
+"""A learning rate that does not change is repeated this often."""
+MAX_FOREIGN = 256
+
+
+class Optimizers(Probe):
+    """
+    Reports which optimizers there are when that changes, learning rates when they change, step counters now and then.
+
+    An optimizer that has not stepped yet is not known, unless it was given at attach. Learning rates on another device
+    than the CPU are not read: that would wait for it.
+    """
+
+    name = "optimizers"
+
+    def __init__(self) -> None:
+        self._shown: list[tuple[list[list[int]], int]] = []
+        self._rates: WeakKeyDictionary[Optimizer, list[float | None]] = WeakKeyDictionary()
+        self._foreign: WeakKeyDictionary[Optimizer, tuple[Holding, list[bool]]] = (
+            WeakKeyDictionary()
+        )
+        self._told: dict[int, tuple[float, int]] = {}
+
+    def before_step(self, look: Look) -> None:
+        """Rates are read before a scheduler moves them, gradients of foreign parameters before they are freed."""
+        for optimizer in look.optimizers:
+            holding = look.slots.holding(optimizer)
+            self._rates[optimizer] = [_rate(group) for group in optimizer.param_groups]
+            known = self._foreign.get(optimizer)
+            if known is None or known[0] is not holding:
+                flags = [
+                    gradient_of(_parameter(optimizer, where)) is not None
+                    for where in holding.foreign[:MAX_FOREIGN]
+                ]
+                self._foreign[optimizer] = (holding, flags)
+
+    def after_step(self, look: Look) -> None:
+        """What changed since it was last told."""
+        optimizers = look.slots.optimizers()
+        holdings = [look.slots.holding(optimizer) for optimizer in optimizers]
+        signature = [(holding.groups, len(holding.foreign)) for holding in holdings]
+        if signature != self._shown and optimizers:
+            self._shown = signature
+            self._told.clear()
+            look.record.event(self._seen(look.step, optimizers, holdings))
+        self._report_rates(look, optimizers)
+        if look.choice.counters:
+            for optimizer in look.optimizers:
+                _report_counters(look, optimizer)
+
+    def _seen(
+        self, step: int, optimizers: list[Optimizer], holdings: list[Holding]
+    ) -> OptimizersSeen:
+        owners = [number for number, each in enumerate(holdings) for _ in each.groups]
+        foreign: list[ForeignParameter] = []
+        first_group = 0
+        for optimizer, holding in zip(optimizers, holdings, strict=True):
+            _, flags = self._foreign.get(optimizer, (holding, []))
+            for where, flag in zip(holding.foreign, flags, strict=False):  # capped
+                parameter = _parameter(optimizer, where)
+                foreign.append(
+                    ForeignParameter(
+                        group=first_group + where[0],
+                        shape=list(parameter.shape),
+                        dtype=str(parameter.dtype).removeprefix("torch."),
+                        has_gradient=flag,
+                    )
+                )
+            first_group += len(holding.groups)
+        return OptimizersSeen(
+            step=step,
+            optimizers=[type(optimizer).__name__ for optimizer in optimizers],
+            group_optimizer=owners,
+            group_tensors=[list(group) for holding in holdings for group in holding.groups],
+            foreign=foreign[:MAX_FOREIGN],
+            masters=any(holding.masters for holding in holdings),
+        )
+
+    def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
+        rows: list[tuple[int, float]] = []
+        group = 0
+        for optimizer in optimizers:
+            rates = self._rates.get(optimizer, [None] * len(optimizer.param_groups))
+            for rate in rates:
+                if rate is not None and self._is_news(group, rate, look.step):
+                    rows.append((group, rate))
+                group += 1
+        if rows:
+            groups, values = zip(*rows, strict=True)
+            look.record.add("groups", group=groups, step=[look.step] * len(rows), lr=values)
+
+    def _is_news(self, group: int, rate: float, step: int) -> bool:
+        told = self._told.get(group)
+        if told is not None and told[0] == rate and step - told[1] < RATE_STEPS:
+            return False
+        self._told[group] = (rate, step)
+        return True
+
+
+def _report_counters(look: Look, optimizer: Optimizer) -> None:
+    holding = look.slots.holding(optimizer)
+    rows = [
+        (index, count)
+        for index, where in zip(holding.tensors.tolist(), holding.held, strict=True)
+        if (count := _count(optimizer, where)) is not None
+    ]
+    look.add("counters", [index for index, _ in rows], optimizer_step=[count for _, count in rows])
+
+
+def _count(optimizer: Optimizer, where: tuple[int, int]) -> int | None:
+    """The parameter's own counter, or its group's (fused optimizers keep one); None if reading it needs a sync."""
+    group = optimizer.param_groups[where[0]]
+    state: dict[str, Any] = optimizer.state.get(_parameter(optimizer, where), {})
+    number = _number(state.get("step", group.get("step")))
+    return None if number is None else int(number)
+
+
+def _rate(group: dict[str, Any]) -> float | None:
+    return _number(group.get("lr"))
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cpu" or value.numel() != 1 or is_dtensor(value):
+            return None
+        return float(value)
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _parameter(optimizer: Optimizer, where: tuple[int, int]) -> torch.Tensor:
+    parameter: torch.Tensor = optimizer.param_groups[where[0]]["params"][where[1]]
+    return parameter

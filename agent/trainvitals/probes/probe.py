@@ -1,0 +1,139 @@
+"""
+What a probe is: one kind of fact, read around an optimizer step.
+
+A probe measures and never judges. It holds no hooks: the clock says when (`agent.py` calls `before_step` from a
+global optimizer pre-hook and `after_step` once all optimizers of the round have stepped), the budget says which
+tensors (`Choice`), and the record takes what was measured.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainvitals.cores import CorePlan, cut_many
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from trainvitals.record import Record
+    from trainvitals.slots import SlotTable
+
+Kind = Literal["identity", "cores", "sweep", "gradients"]
+"""The looks that the budget plans: the fields of a Choice."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """
+    What to look at in one round: indices of tensors, ascending.
+
+    `identity`: is the slot what it was; `cores`: cut the cores (values, updates; the whole tensor if small); `sweep`:
+    read every element of large ones; `gradients`: read the gradient before the step; `digests`: of `cores`, those to
+    digest. `walk`: look for slots anew; `counters`: read the optimizers' step counters.
+    """
+
+    identity: Sequence[int] = ()
+    cores: Sequence[int] = ()
+    sweep: Sequence[int] = ()
+    gradients: Sequence[int] = ()
+    digests: Sequence[int] = ()
+    walk: bool = False
+    counters: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """
+    The cores of some tensors at one moment, cut once and shared by the probes of a look.
+
+    `indices[k]` is the tensor whose elements are `values[k]` (1-D, in the tensor's dtype) at `plans[k]`'s positions.
+    Tensors that can't be cut (gone, sparse, on the meta device, of unknown dtype class) are not in it.
+    """
+
+    indices: list[int]
+    values: list[torch.Tensor]
+    plans: list[CorePlan]
+
+    def only(self, indices: Sequence[int]) -> Sample:
+        """The part of it that is about these tensors."""
+        wanted = set(indices)
+        rows = [row for row, index in enumerate(self.indices) if index in wanted]
+        return Sample(
+            [self.indices[row] for row in rows],
+            [self.values[row] for row in rows],
+            [self.plans[row] for row in rows],
+        )
+
+
+@dataclass
+class Look:
+    """
+    One moment at which probes may look: just before an optimizer's step, or after a round of them.
+
+    `step` is the number of the step that is being made, the same before and after it. `first`: it is the attempt's
+    first; its `before_step` sees the state that training starts from. `optimizers`: those about to step now, or, after
+    the round, all that stepped in it; never containers. One Look serves all probes.
+    """
+
+    step: int
+    slots: SlotTable
+    record: Record
+    choice: Choice
+    optimizers: Sequence[Optimizer] = ()
+    first: bool = False
+    _sample: Sample | None = field(default=None, init=False, repr=False)
+
+    @property
+    def sample(self) -> Sample:
+        """The chosen tensors' cores now; cut at the first call (a few us a tensor) and kept."""
+        if self._sample is None:
+            self._sample = cut_sample(self.slots, self.choice.cores)
+        return self._sample
+
+    def add(self, table: str, tensors: Sequence[int] | npt.NDArray[Any], **columns: Any) -> None:
+        """Rows about `tensors` at this step; nothing if there are none."""
+        if len(tensors):
+            steps = np.full(len(tensors), self.step, np.int64)
+            self.record.add(table, tensor=tensors, step=steps, **columns)
+
+
+def cut_sample(slots: SlotTable, indices: Sequence[int]) -> Sample:
+    """The cores of these tensors as they are now, without those that can't be cut."""
+    parts = [(index, part) for index in indices if (part := slots.local(index)) is not None]
+    plans = [slots.plan(index) for index, _ in parts]
+    cuts = cut_many([part for _, part in parts], plans)
+    kept = [row for row, plan in enumerate(plans) if _says_something(cuts[row], plan)]
+    return Sample(
+        [parts[row][0] for row in kept], [cuts[row] for row in kept], [plans[row] for row in kept]
+    )
+
+
+def _says_something(values: torch.Tensor, plan: CorePlan) -> bool:
+    """An empty shard is data (its sums are 0); what could not be read, or means nothing by itself, is not."""
+    return values.numel() == plan.count and (plan.count > 0 or plan.layout.kind != "unknown")
+
+
+class Probe(ABC):
+    """
+    One kind of fact. `name` is what a failure is reported under; `kind` tells the budget what its time was spent on
+    ("" for what it does not plan). A probe that raises is switched off by the agent's guard, the others go on.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind | Literal[""]] = ""
+
+    def before_step(self, look: Look) -> None:  # noqa: B027  (doing nothing is a fine answer)
+        """Called on the trainer's thread before each optimizer's step, gradients in place; no grad mode is set."""
+
+    def after_step(self, look: Look) -> None:  # noqa: B027
+        """Called on the trainer's thread when all optimizers of the round have stepped."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what was touched."""

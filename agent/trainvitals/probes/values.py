@@ -1,0 +1,124 @@
+"""
+What tensors hold after the step: norms, elements that are not finite, and the range of the watched ones.
+
+`Values` reads cores (small tensors whole), `Sweeps` every element of the large ones whose turn it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trainvitals.cores import square_sums
+from trainvitals.probes.probe import Look, Probe
+from trainvitals.roles import WATCHED, role_of
+from trainvitals.slots import SlotTable
+from trainvitals.sweep import can_extremes, can_norm, extremes, nonfinite_counts, norms
+
+
+class Values(Probe):
+    """
+    Norm and non-finite elements from the cores: exact for tensors that are cut whole, scaled up for the others.
+
+    A large tensor with a non-finite element in its cores is swept at once, so that the count is the true one.
+    """
+
+    name = "values"
+    kind = "cores"
+
+    def __init__(self) -> None:
+        self._ranged = _Ranged()
+
+    def after_step(self, look: Look) -> None:
+        """Rows for the chosen tensors; those that are swept in this look are left to Sweeps."""
+        swept = set(look.choice.sweep)
+        sample = look.sample
+        rows = [
+            row
+            for row, index in enumerate(sample.indices)
+            if index not in swept and can_norm(sample.values[row])
+        ]
+        plans = [sample.plans[row] for row in rows]
+        cuts = [sample.values[row] for row in rows]
+        scales = np.array([plan.square_scale for plan in plans], np.float64)
+        core_norms = np.sqrt(square_sums(cuts) * scales)
+        whole = np.array([plan.is_whole for plan in plans], np.bool_)
+        indices = np.array([sample.indices[row] for row in rows], np.int64)
+        keep = whole | np.isfinite(core_norms)
+        _report(look, indices[~keep])
+        kept = np.flatnonzero(keep)
+        look.add(
+            "values",
+            indices[keep],
+            norm=core_norms[keep],
+            nonfinite=nonfinite_counts([cuts[row] for row in kept], core_norms[keep]),
+            exact=whole[keep],
+        )
+        ranged = [
+            row for row, plan in enumerate(sample.plans)
+            if plan.is_whole and self._ranged.has(look.slots, sample.indices[row])
+        ]  # fmt: skip
+        _report_extremes(
+            look, [sample.indices[row] for row in ranged], [sample.values[row] for row in ranged]
+        )
+
+
+class Sweeps(Probe):
+    """Norm, non-finite elements, and the range of watched tensors, from every element."""
+
+    name = "sweeps"
+    kind = "sweep"
+
+    def __init__(self) -> None:
+        self._ranged = _Ranged()
+
+    def after_step(self, look: Look) -> None:
+        """One memory pass over the tensors whose turn it is."""
+        _report(look, look.choice.sweep)
+        ranged = [index for index in look.choice.sweep if self._ranged.has(look.slots, index)]
+        parts = [look.slots.local(index) for index in ranged]
+        found = [
+            (index, part) for index, part in zip(ranged, parts, strict=True) if part is not None
+        ]
+        _report_extremes(look, [index for index, _ in found], [part for _, part in found])
+
+
+class _Ranged:
+    """Which tensors have their range reported: watched roles, and buffers (those that are read whole)."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, bool] = {}
+
+    def has(self, slots: SlotTable, index: int) -> bool:
+        known = self._known.get(index)
+        if known is None:
+            place = slots.slots[index].place
+            known = self._known[index] = place.kind == "buffer" or role_of(place.fqn) in WATCHED
+        return known
+
+
+def _report(look: Look, indices: Sequence[int] | npt.NDArray[np.int64]) -> None:
+    parts = [(int(index), look.slots.local(int(index))) for index in indices]
+    read = [(index, part) for index, part in parts if part is not None and can_norm(part)]
+    if not read:
+        return
+    whole = [part for _, part in read]
+    exact_norms = norms(whole)
+    look.add(
+        "values",
+        [index for index, _ in read],
+        norm=exact_norms,
+        nonfinite=nonfinite_counts(whole, exact_norms),
+        exact=np.ones(len(read)),
+    )
+
+
+def _report_extremes(look: Look, indices: list[int], parts: list[torch.Tensor]) -> None:
+    rows = [row for row, part in enumerate(parts) if can_extremes(part)]
+    if not rows:
+        return
+    low, high = extremes([parts[row] for row in rows])
+    look.add("extremes", [indices[row] for row in rows], low=low, high=high)

@@ -1,0 +1,324 @@
+"""
+The places that hold the training state, and whether what they hold has been replaced, cast, moved, re-shaped or lost.
+
+A slot is the same as at the last look if it holds the same object (asked of a weak reference: ids and pointers are
+re-used by allocators, and a strong one would keep replaced caches alive) with the same storage pointer, dtype, device,
+shape and requires_grad. Version counters are not judged: `.data.add_` and numpy writes legally leave them standing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from trainvitals.cores import CorePlan, plan_cores
+from trainvitals.dtypes import reading
+from trainvitals.frame import SlotChanged, TensorInfo
+from trainvitals.holding import Holding, Holdings
+from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
+from trainvitals.places import Place, find_places
+
+
+class State(NamedTuple):
+    """What is compared beside the object itself."""
+
+    storage: int
+    dtype: torch.dtype
+    device: torch.device
+    shape: tuple[int, ...]
+    trainable: bool
+
+
+class Slot:
+    """One place, and what it held when it was last judged. Attributes are read often: no properties here."""
+
+    __slots__ = ("identity", "index", "layout", "place", "plan", "reference", "sharded", "state")
+
+    def __init__(self, index: int, place: Place) -> None:
+        self.index = index
+        self.place = place
+        self.reference: Callable[[], torch.Tensor | None] = _no_tensor
+        self.identity = 0
+        self.state: State | None = None
+        self.sharded = False
+        self.layout: Layout | None = None
+        self.plan: CorePlan | None = None
+
+    def now(self) -> torch.Tensor | None:
+        """The tensor that the module's attribute gives now."""
+        place = self.place
+        found = place.shadow.get(place.key)
+        if found is None:
+            found = place.owner.get(place.key)
+        return found if isinstance(found, torch.Tensor) else None
+
+
+class SlotTable:
+    """
+    All slots of the attached models; indices are per rank and attempt, and never used twice.
+
+    `replicated`: the models are under a DDP root. Everything runs on the trainer's thread, without synchronising a
+    device. The first real step calls `rebaseline`: what initialises, casts and shards before it is no change.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], *, world_size: int = 1, replicated: bool = False
+    ) -> None:
+        self.world_size = world_size
+        self.slots: list[Slot] = []
+        self.params_version = 0
+        """Grows whenever a slot of a parameter holds another object than before."""
+        self.version = 0
+        """Grows with new slots, and whenever one changes its shape or device: what is known of their sizes is old."""
+        self.renamed: list[int] = []
+        """Slots whose raw name, kind or persistence the last walk found changed; the canonical name never does."""
+        self._models = tuple(models)
+        self._replicated = replicated
+        self._by_fqn: dict[str, Slot] = {}
+        self._by_id: dict[int, list[int]] = {}
+        self._holdings = Holdings(self)
+        self.rebaseline()
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def fqn(self, index: int) -> str:
+        """The canonical name, unique over all models."""
+        return self.slots[index].place.fqn
+
+    def raw_fqn(self, index: int) -> str:
+        """The name that the module tree has now (without the prefix that tells several models apart)."""
+        return self.slots[index].place.raw_fqn
+
+    def tensor(self, index: int) -> torch.Tensor | None:
+        """The object in the slot now; None if there is none, or one that has no data yet (lazy modules)."""
+        tensor = self.slots[index].now()
+        return None if tensor is None or is_lazy(tensor) else tensor
+
+    def local(self, index: int) -> torch.Tensor | None:
+        """
+        This rank's part now, plain and detached.
+
+        None where `layout` and `plan` would not fit it: nothing there, gathered for the moment by FSDP2, or of another
+        shape or device than last judged.
+        """
+        slot, tensor = self.slots[index], self.tensor(index)
+        if tensor is None or slot.state is None or is_dtensor(tensor) != slot.sharded:
+            return None
+        if tensor.shape != slot.state.shape or tensor.device != slot.state.device:
+            return None
+        return local_part(tensor)
+
+    def readable(self, index: int) -> bool:
+        """Whether its elements can be read where they lie (not sparse, quantised, on meta, or freed for now)."""
+        part = self.local(index)
+        return part is not None and reading(part) is not None
+
+    def layout(self, index: int) -> Layout:
+        """What part of the global tensor this rank holds."""
+        slot = self.slots[index]
+        if slot.layout is None:
+            tensor = self.tensor(index)
+            slot.layout = (
+                Layout("unknown", (), (), ())
+                if tensor is None
+                else layout_of(tensor, replicated=self._replicated, world_size=self.world_size)
+            )
+        return slot.layout
+
+    def plan(self, index: int) -> CorePlan:
+        """Where to cut it; made at the first call."""
+        slot = self.slots[index]
+        if slot.plan is None:
+            device = slot.state.device if slot.state else torch.device("cpu")
+            slot.plan = plan_cores(slot.place.fqn, self.layout(index), device)
+        return slot.plan
+
+    def info(self, index: int) -> TensorInfo:
+        """Its row of the tensor table."""
+        slot, layout = self.slots[index], self.layout(index)
+        return TensorInfo(
+            index=index,
+            fqn=slot.place.fqn,
+            raw_fqn=slot.place.raw_fqn,
+            kind=slot.place.kind,
+            dtype=_bare(slot.state.dtype) if slot.state else "",
+            shape=list(layout.shape),
+            trainable=slot.state.trainable if slot.state else False,
+            persistent=slot.place.persistent,
+            module=slot.place.module,
+            layout=layout.kind,
+            offsets=list(layout.offsets),
+            sizes=list(layout.sizes),
+            replica_group=layout.replica_group,
+            tied_to=self.tied_to(index),
+        )
+
+    def indices_of(self, tensor: torch.Tensor) -> list[int]:
+        """The slots that hold this very object; more than one if it is tied."""
+        held = self._by_id.get(id(tensor), ())
+        return [index for index in held if self.slots[index].now() is tensor]
+
+    def index_of(self, tensor: torch.Tensor) -> int | None:
+        """The first slot that holds this very object."""
+        return next(iter(self.indices_of(tensor)), None)
+
+    def tied_to(self, index: int) -> int:
+        """The first slot that holds the same object, -1 if this is the first or the only one."""
+        tensor = self.slots[index].now()
+        first = None if tensor is None else self.index_of(tensor)
+        return -1 if first is None or first == index else first
+
+    def holding(self, optimizer: Optimizer) -> Holding:
+        """Which tensors the optimizer holds; kept until its groups or the models' parameters change."""
+        return self._holdings.of(optimizer)
+
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Per tensor: whether any optimizer holds it that `holding` was asked about."""
+        return self._holdings.held()
+
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that `holding` was asked about and that still exist."""
+        return self._holdings.optimizers()
+
+    def check(self, indices: Iterable[int] | None = None, step: int = 0) -> list[SlotChanged]:
+        """
+        The slots that no longer hold what they held; each is judged anew from here on. 0.5 us a slot.
+
+        Only meant at steps and saves. A DTensor's slot that holds a plain tensor is passed over: FSDP2 has gathered it.
+        """
+        events = []
+        slots = self.slots
+        for index in range(len(slots)) if indices is None else indices:
+            slot = slots[index]
+            tensor = slot.now()
+            state = None if tensor is None else state_of(tensor)
+            if tensor is slot.reference() and state == slot.state:
+                continue
+            if slot.sharded and tensor is not None and not is_dtensor(tensor):
+                continue
+            events.append(self._changed(slot, tensor, state, step))
+        return events
+
+    def walk(self, step: int = 0) -> list[SlotChanged]:
+        """
+        As `check` of all, after looking for every tensor anew: modules that were replaced, added or taken away are
+        only seen here. Some us a tensor.
+        """
+        self._find()
+        return self.check(None, step)
+
+    def rebaseline(self) -> None:
+        """Look for every tensor anew and take what is there as right."""
+        self._find()
+        for slot in self.slots:
+            tensor = slot.now()
+            self._adopt(slot, tensor, None if tensor is None else state_of(tensor))
+
+    def _find(self) -> None:
+        missing = dict(self._by_fqn)
+        self.renamed = []
+        for place in find_places(self._models):
+            slot = missing.pop(place.fqn, None)
+            if slot is None:
+                slot = Slot(len(self.slots), place)
+                self.slots.append(slot)
+                self._by_fqn[place.fqn] = slot
+                self.version += 1
+            elif _words_of(slot.place) != _words_of(place):
+                self.renamed.append(slot.index)
+            slot.place = place
+        for slot in missing.values():
+            slot.place = replace(slot.place, owner={}, shadow={})
+
+    def _changed(
+        self, slot: Slot, tensor: torch.Tensor | None, state: State | None, step: int
+    ) -> SlotChanged:
+        before = slot.state
+        if before is None or state is None:
+            changes = ["added" if before is None else "lost"]
+        else:
+            changes = [] if tensor is slot.reference() else ["object"]
+            changes += [
+                name for name, a, b in zip(State._fields, before, state, strict=True) if a != b
+            ]
+        self._adopt(slot, tensor, state)
+        return SlotChanged(
+            tensor=slot.index,
+            step=step,
+            changes=changes,
+            before=_words(before),
+            after=_words(state),
+        )
+
+    def _adopt(self, slot: Slot, tensor: torch.Tensor | None, state: State | None) -> None:
+        sharded = tensor is not None and is_dtensor(tensor)
+        before = slot.state
+        # A re-assigned cache keeps its plan: making one costs as much as many looks.
+        plain = before is not None and state is not None and not sharded and not slot.sharded
+        if not plain or before.shape != state.shape or before.device != state.device:  # type: ignore[union-attr]
+            slot.layout = slot.plan = None
+            self.version += before is None or state is None or before[2:4] != state[2:4]
+        if tensor is None or tensor is not slot.reference():
+            self._reindex(slot, tensor)
+        slot.reference = _no_tensor if tensor is None else weakref.ref(tensor)
+        slot.state, slot.sharded = state, sharded
+
+    def _reindex(self, slot: Slot, tensor: torch.Tensor | None) -> None:
+        self.params_version += slot.place.kind == "param"
+        old = self._by_id.get(slot.identity, [])
+        if slot.index in old:
+            old.remove(slot.index)
+            if not old:
+                del self._by_id[slot.identity]
+        slot.identity = 0 if tensor is None else id(tensor)
+        if tensor is not None:
+            indices = self._by_id.setdefault(slot.identity, [])
+            indices.append(slot.index)
+            indices.sort()
+
+
+def state_of(tensor: torch.Tensor) -> State:
+    """What is compared of a tensor; 0.4 us. Storage 0: it has none of its own that can be asked for."""
+    if type(tensor) in _PLAIN:
+        try:
+            storage = tensor.data_ptr()
+        except RuntimeError:  # sparse
+            storage = 0
+        return State(storage, tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad)
+    if is_lazy(tensor):
+        return State(0, tensor.dtype, tensor.device, (), tensor.requires_grad)
+    local = cast(Any, tensor)._local_tensor if is_dtensor(tensor) else tensor
+    try:
+        storage = local.data_ptr()
+    except (RuntimeError, NotImplementedError):  # subclasses that keep their data elsewhere
+        storage = 0
+    return State(storage, tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad)
+
+
+_PLAIN = (torch.Tensor, nn.Parameter)
+
+
+def _words_of(place: Place) -> tuple[object, ...]:
+    return place.raw_fqn, place.kind, place.persistent, place.module
+
+
+def _no_tensor() -> None:
+    return None
+
+
+def _bare(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _words(state: State | None) -> str:
+    return "" if state is None else f"{_bare(state.dtype)}{list(state.shape)} on {state.device}"

@@ -1,0 +1,69 @@
+"""
+What the agent says in the trainer's log: one line at attach, one for each finding, a summary at the end.
+
+Lines go to the logger "trainvitals": to the trainer's own handlers if it has set up logging, else to stderr; never to
+stdout, which is the trainer's. `logging.getLogger("trainvitals").setLevel(...)` quietens them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LOGGER = logging.getLogger("trainvitals")
+
+
+class _Stderr(logging.Handler):
+    """Speaks only where nobody else would: as long as the root logger has no handler."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            sys.stderr.write(f"trainvitals: {self.format(record)}\n")
+
+
+if not LOGGER.handlers:
+    LOGGER.addHandler(_Stderr())
+if LOGGER.level == logging.NOTSET:
+    LOGGER.setLevel(logging.INFO)
+
+
+def say(text: str, *, level: int = logging.INFO) -> None:
+    """One line for the person who reads the trainer's output."""
+    LOGGER.log(level, text)
+
+
+def attach_line(
+    *,
+    run: str,
+    models: Sequence[str],
+    num_tensors: int,
+    num_watched: int,
+    optimizers: Sequence[str],
+    target: str,
+    to_folder: bool,
+    budget: float | None,
+) -> str:
+    """What was found, and where facts go."""
+    names = " and ".join(models)
+    steps = " and ".join(optimizers) if optimizers else "the optimizer that steps first"
+    share = "everything at every step" if budget is None else f"{budget:.1%} of step time"
+    where = f"frames to the folder {target}" if to_folder else f"monitor {target}"
+    return f"run {run}: {names}, {num_tensors} tensors ({num_watched} watched), {steps}; looking at {share}; {where}"
+
+
+def finding_line(finding: Mapping[str, Any], page: str) -> str:
+    """A finding as the trainer's log shows it."""
+    where = f" ({page})" if page else ""
+    return f"{finding['severity']}: {finding['detector']}: {finding['message']} {finding['advice']}{where}"
+
+
+def summary_line(coverage: Mapping[str, Any]) -> str:
+    """At the end: what was covered, and what was never exercised."""
+    never = coverage["never_seen"]
+    rest = f"; never seen: {', '.join(never)}" if never else ""
+    return (
+        f"{coverage['steps']} steps, {coverage['tensors_seen']} of {coverage['tensors']} tensors looked at"
+        f" ({coverage['tensors_exact']} read whole), {coverage['saves']} saves and {coverage['loads']} loads seen{rest}"
+    )

@@ -1,0 +1,41 @@
+"""
+The record keeps what probes measured, in order and within its bound.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainvitals.events import SlotChanged
+from trainvitals.record import Record
+
+
+def test_rows_of_a_table_are_joined() -> None:
+    """What was added in several calls comes back as one table, in order, with the wire's dtypes."""
+    record = Record(1 << 20)
+    for step in (1, 2):
+        record.add(
+            "values", tensor=[0, 1], step=[step, step], norm=[1, 2], nonfinite=[0, 0], exact=[1, 1]
+        )
+    record.scalar("loss", 2, 0.5)
+    record.event(SlotChanged(tensor=0, step=1, changes=["object"]))
+    tables, events, tensors = record.take()
+    np.testing.assert_array_equal(tables["values"]["step"], [1, 1, 2, 2])
+    assert tables["values"]["norm"].dtype == np.float64
+    assert tables["scalars"]["value"].tolist() == [0.5]
+    assert len(events) == 1
+    assert tensors == []
+    assert record.take() == ({}, [], [])
+    assert record.waiting_bytes == 0
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    """Beyond the bound the oldest rows go, and how many is known."""
+    record = Record(1000)
+    for step in range(100):
+        record.add("steps", step=[step], time=[0.0], seconds=[0.0], agent_seconds=[0.0])
+    tables, _, _ = record.take()
+    kept = tables["steps"]["step"]
+    assert record.dropped_rows == 100 - len(kept)
+    assert kept.tolist() == list(range(100 - len(kept), 100))
+    assert 0 < len(kept) * 32 <= 1000
