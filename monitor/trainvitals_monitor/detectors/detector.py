@@ -19,6 +19,8 @@ import numpy.typing as npt
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -46,7 +48,8 @@ class Claim:
     What a detector says about some tensors (indices into the view's tensor table), or about the run (none).
 
     `message` is one sentence: what happened; it may use the fields of the first subject's evidence row and `{fqn}` and
-    `{count}` as str.format does. `advice`: what to do. `evidence`: columns as long as `tensors` (or of length one for
+    `{count}` as str.format does. Evidence whose name ends in `_step` holds step numbers of ours, which the engine turns
+    into the trainer's. `advice`: what to do. `evidence`: columns as long as `tensors` (or of length one for
     the run). `first_step`, `last_good_step`: per subject, or one for all; our steps, not the trainer's.
     `key` tells apart claims of one detector about the same tensors (such as one per checkpoint file).
     """
@@ -68,7 +71,7 @@ class Detector(ABC):
 
     `reads`: names of the columns and events of facts.py and frame.py that it looks at. `resolve_after`: steps without a
     claim after which an open finding is resolved; None: it stays open until the attempt ends (what happened can't
-    un-happen), unless the detector names it in `healed`.
+    un-happen).
     """
 
     name: ClassVar[str]

@@ -1,0 +1,84 @@
+"""
+`trainvitals check SCRIPT`: run it, and say what is silently wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from trainvitals_monitor.check import Checked, check_script
+from trainvitals_monitor.commands.options import BadInput, json_option, print_json
+from trainvitals_monitor.tables import console, coverage_table, exit_status, findings_table, verdict
+
+_NOTHING_CHECKED = 2
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End the script after N optimizer steps.",
+)
+@click.option(
+    "-m", "is_module", is_flag=True, help="SCRIPT is the name of a module, as for `python -m`."
+)
+@json_option
+@click.argument("script")
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+def check(
+    *, script: str, arguments: tuple[str, ...], steps: int | None, is_module: bool, as_json: bool
+) -> int:
+    """
+    Run the training SCRIPT, unchanged, and report what is silently wrong with its state.
+
+    The agent looks at everything at every step; a private monitor judges. Exit status 0: nothing was found; 1: a
+    warning or worse was ever opened, or the script failed; 2: nothing could be checked (no script, no optimizer step).
+
+    \b
+    Examples:
+      trainvitals check train.py --epochs 1
+      trainvitals check --steps 50 train.py --config small.toml
+      trainvitals check --steps 50 --json -m my_project.train > findings.json
+    """
+    if not is_module and not Path(script).is_file():
+        raise BadInput(f"there is no script {script!r}")
+    if find_spec("torch") is None:
+        raise click.ClickException(
+            "torch is not installed beside trainvitals: run this with the script's own Python"
+        )
+    checked = check_script(
+        [script, *arguments], steps=steps, is_module=is_module, keep_stdout=not as_json
+    )
+    if as_json:
+        print_json(checked.findings)
+    _print(checked, console(sys.stderr if as_json else sys.stdout))
+    return _status(checked, script)
+
+
+def _print(checked: Checked, out: Console) -> None:
+    if checked.findings:
+        out.print(findings_table(checked.findings, with_run=len(checked.runs) > 1))
+    for run in checked.runs:
+        out.print(coverage_table(run))
+    out.print(verdict(checked.findings), markup=False)
+
+
+def _status(checked: Checked, script: str) -> int:
+    """The exit status; what could not be checked is said on stderr."""
+    failed = checked.script_status != 0
+    if failed:
+        click.echo(f"{script} failed by itself: exit status {checked.script_status}", err=True)
+    if checked.num_steps == 0:
+        click.echo(
+            f"{script} made no optimizer step, so nothing was checked. Does it train in another process, or without "
+            "a torch optimizer? Then call trainvitals.attach(model), and agent.step() after each update.",
+            err=True,
+        )
+        return _NOTHING_CHECKED
+    return max(exit_status(checked.findings), int(failed))

@@ -1,0 +1,72 @@
+"""
+Options that several commands share: which monitor to ask, and machine-readable output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from trainvitals_monitor.client import Client
+from trainvitals_monitor.config import DEFAULT_PORT, read_token_file
+
+LOCAL_MONITOR = f"http://127.0.0.1:{DEFAULT_PORT}"
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs."
+)
+
+
+class BadInput(click.ClickException):
+    """What a person gave can't be used: one line on stderr, exit status 2."""
+
+    exit_code = 2
+
+
+def monitor_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--monitor` and `--token-file`; the command gets them as one argument `client`."""
+
+    @click.option(
+        "--monitor",
+        metavar="URL",
+        help=f"Address of the monitor (default: TRAINVITALS_MONITOR if that is a URL, else {LOCAL_MONITOR}).",
+    )
+    @click.option(
+        "--token-file",
+        metavar="FILE",
+        envvar="TRAINVITALS_READ_TOKEN_FILE",
+        help="File that holds the monitor's read token.",
+    )
+    @wraps(command)
+    def with_client(*args: Any, monitor: str | None, token_file: str | None, **kwargs: Any) -> Any:
+        return command(
+            *args, client=Client(monitor or address(), token=token(token_file)), **kwargs
+        )
+
+    return with_client
+
+
+def address() -> str:
+    """The monitor of the environment, if it is one that can be asked, else the one on this machine."""
+    given = os.environ.get("TRAINVITALS_MONITOR", "")
+    return given if "://" in given else LOCAL_MONITOR
+
+
+def token(file: str | None) -> str | None:
+    """The token in the file; a wrong file is the person's mistake."""
+    if not file:
+        return None
+    try:
+        return read_token_file(file)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def print_json(data: Any) -> None:
+    """JSON for programs on stdout; everything else that a command says goes to stderr then."""
+    click.echo(json.dumps(data, indent=2, allow_nan=False))

@@ -1,0 +1,56 @@
+"""
+`trainvitals replay FOLDER`: judge frames that were written to a folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trainvitals.errors import BadFrame
+from trainvitals_monitor.commands.options import BadInput, json_option, print_json
+from trainvitals_monitor.tables import (
+    console,
+    coverage_table,
+    exit_status,
+    findings_table,
+    plain,
+    verdict,
+)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def replay(folder: Path, *, as_json: bool) -> int:
+    """
+    Judge the frames in FOLDER (of `attach(monitor=FOLDER)`) as the monitor would have, live.
+
+    Shows every finding that was ever opened, also those that were resolved again. Exit status 1 if a warning or worse
+    is among them, 2 if FOLDER holds no frames or a damaged one.
+
+    \b
+    Examples:
+      trainvitals replay trainvitals-frames
+      trainvitals replay trainvitals-frames --json > findings.json
+    """
+    # Imported here: detectors and numpy take a moment, which `trainvitals --help` need not wait for.
+    from trainvitals_monitor.replay import findings_json
+    from trainvitals_monitor.replay import replay as judge
+
+    try:
+        engines = judge(folder)
+    except BadFrame as error:
+        raise BadInput(plain(error)) from error
+    found = findings_json(engines)
+    if as_json:
+        print_json(found)
+        return exit_status(found)
+    out = console()
+    if found:
+        out.print(findings_table(found, with_run=len(engines) > 1))
+    for engine in engines:
+        out.print(coverage_table({"run": engine.run, "detail": engine.coverage()}))
+    out.print(verdict(found), markup=False)
+    return exit_status(found)

@@ -1,0 +1,88 @@
+"""
+`trainvitals serve`: the monitor.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from trainvitals_monitor.commands.options import BadInput, token
+from trainvitals_monitor.config import DEFAULT_PORT, Config
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0: any that is free.",
+)
+@click.option(
+    "--store",
+    metavar="PATH|URL",
+    default="trainvitals-store",
+    show_default=True,
+    envvar="TRAINVITALS_STORE",
+    show_envvar=True,
+    help="Folder, .sqlite or .db file, or sqlite:/// URL where history and findings rest.",
+)
+@click.option(
+    "--ingest-token-file", metavar="FILE", help="File with the token that agents must send."
+)
+@click.option(
+    "--read-token-file", metavar="FILE", help="File with the token that readers must send."
+)
+@click.option(
+    "--public-url", metavar="URL", default="", help="How people reach the monitor, for links."
+)
+@click.option(
+    "--insecure", is_flag=True, help="Listen on another address than loopback without tokens."
+)
+@click.option(
+    "--idle-exit-s", type=float, metavar="SECONDS", help="End after so long without a request."
+)
+def serve(
+    *,
+    host: str,
+    port: int,
+    store: str,
+    ingest_token_file: str | None,
+    read_token_file: str | None,
+    public_url: str,
+    insecure: bool,
+    idle_exit_s: float | None,
+) -> int:
+    """
+    Take facts from trainers, judge them, and show what was found.
+
+    On another address than loopback it wants both tokens (each a file that only you can read, or
+    TRAINVITALS_INGEST_TOKEN and TRAINVITALS_READ_TOKEN), or an explicit --insecure.
+
+    \b
+    Examples:
+      trainvitals serve
+      trainvitals serve --store /var/lib/trainvitals --public-url https://vitals.example
+      trainvitals serve --host 0.0.0.0 --ingest-token-file ingest.token --read-token-file read.token
+    """
+    # Imported here: the web framework takes half a second, which `trainvitals --help` need not wait for.
+    from trainvitals_monitor.server import serve as run_server
+
+    config = Config(
+        host=host,
+        port=port,
+        store=store,
+        ingest_token=token(ingest_token_file) or os.environ.get("TRAINVITALS_INGEST_TOKEN"),
+        read_token=token(read_token_file) or os.environ.get("TRAINVITALS_READ_TOKEN"),
+        insecure=insecure,
+        public_url=public_url,
+        idle_exit_s=idle_exit_s,
+    )
+    try:
+        return run_server(config)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,53 @@
+"""
+The catalogue of detectors: one file a fault, in the order in which they look.
+
+To add one: write its file (the class docstring is its manual page) and put it into DETECTORS. The order breaks ties
+when findings begin at the same step: what explains others comes first.
+"""
+
+from __future__ import annotations
+
+from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
+from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
+from trainvitals_monitor.detectors.contract_broken import ContractBroken
+from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
+from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
+from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
+from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
+from trainvitals_monitor.detectors.gradient_missing import GradientMissing
+from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
+from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
+from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
+from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
+from trainvitals_monitor.detectors.non_finite import NonFinite
+from trainvitals_monitor.detectors.norm_explosion import NormExplosion
+from trainvitals_monitor.detectors.optimizer_holds_dead_parameter import OptimizerHoldsDeadParameter
+from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
+from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
+from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
+from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.updates_lost import UpdatesLost
+
+DETECTORS: tuple[type[Detector], ...] = (
+    SlotReplaced,
+    DtypeChanged,
+    ContractBroken,
+    ResumeNotApplied,
+    CheckpointStale,
+    CheckpointKeysChanged,
+    OptimizerHoldsDeadParameter,
+    ParameterNotInOptimizer,
+    GradientMissing,
+    FrozenParameterMoved,
+    UpdatesLost,
+    ParameterStuck,
+    LoraAGrowth,
+    LoraBStuck,
+    ExpertBiasDrift,
+    NonFinite,
+    NormExplosion,
+    LossNonFinite,
+    LossAtChance,
+)
+
+__all__ = ["DETECTORS", "Alert", "Claim", "Detector", "Threshold"]

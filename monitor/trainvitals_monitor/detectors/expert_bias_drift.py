@@ -1,0 +1,141 @@
+"""
+The detector expert-bias-drift: a load-balancing bias that only ever moves one way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainvitals.roles import Role
+from trainvitals_monitor.detectors.detector import (
+    Alert,
+    BoolArray,
+    Claim,
+    Detector,
+    FloatArray,
+    IntArray,
+    Threshold,
+)
+from trainvitals_monitor.detectors.stretch import look_back
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.history import View
+
+
+class ExpertBiasDrift(Detector):
+    """
+    Detects:
+        An expert bias whose smallest and largest element move together, the same way and by the same amount at every
+        look (all experts are pushed alike); or whose spread is above the range of sigmoid scores and still widens at
+        every look (the bias no longer balances).
+
+    Why it matters:
+        The bias exists to move tokens from busy experts to idle ones. Pushed all alike it does nothing but grow, until
+        its steps are lost in rounding; run away, it decides the routing in place of the router.
+
+    Known causes:
+        Token counts that are zeroed before the update reads them, or not summed over ranks; a sign that is wrong way
+        round (https://github.com/NVIDIA/Megatron-LM/issues/7081); a bias that is not applied where experts are chosen.
+
+    Fix:
+        Check that the counts are this step's, of all ranks, and not zero when the bias is updated; subtract the mean of
+        the update.
+
+    Misses:
+        Early on a bias moves by the update rate at every step, which is healthy; 64 looks are needed. A bias that is
+        added to raw logits may be wide by right: raise `spread` for it.
+    """
+
+    name = "expert-bias-drift"
+    family = "moe"
+    severity = Severity.WARNING
+    summary = "An expert bias drifts one way without end."
+    reads = ("low", "high")
+    alert = Alert(hold="5m", summary="An expert bias drifts one way without end")
+    thresholds = (
+        Threshold(
+            name="looks",
+            default=64,
+            unit="looks",
+            reason="a healthy bias turns around once its expert's load has; 64 steps of 0.001 are far beyond that",
+        ),
+        Threshold(
+            name="spread",
+            default=1.0,
+            unit="difference of largest and smallest element",
+            reason="sigmoid scores span 1: beyond it the bias alone decides",
+        ),
+    )
+
+    def look(self, view: View) -> Iterable[Claim]:
+        suspects = view.cached(
+            "expert-bias", lambda: np.flatnonzero(view.tensors.mask(Role.EXPERT_BIAS))
+        )
+        length = int(self.value("looks"))
+        if not len(suspects) or view.step - view.base_step < length:
+            return
+        suspects = suspects[self._drifts_now(view, suspects)]
+        if not len(suspects):
+            return
+        low, _ = look_back(view, "low", length, suspects)
+        high, _ = look_back(view, "high", length, suspects)
+        if len(low) < length:
+            return
+        together = _together(low, high)
+        wide = self._running_apart(view, low, high, suspects)
+        evidence = (view, suspects, low, high)
+        yield from _claim(*evidence, together, "all experts' elements of {fqn} moved alike")
+        yield from _claim(*evidence, wide & ~together, "the elements of {fqn} ran apart")
+
+    def _drifts_now(self, view: View, suspects: IntArray) -> BoolArray:
+        """Whether the last two looks alone allow a drift: cheap, and False for nearly all."""
+        low = view.window("low", 2)[0][:, suspects]
+        high = view.window("high", 2)[0][:, suspects]
+        return _together(low, high) | self._running_apart(view, low, high, suspects)
+
+    def _running_apart(
+        self, view: View, low: FloatArray, high: FloatArray, suspects: IntArray
+    ) -> BoolArray:
+        spread = high - low
+        wide = spread[-1] > self.threshold("spread", view)[suspects]
+        with np.errstate(invalid="ignore"):
+            widening: BoolArray = wide & (np.diff(spread, axis=0) > 0).all(axis=0)
+        return widening
+
+
+def _together(low: FloatArray, high: FloatArray) -> BoolArray:
+    """Both ends moved by the same amount at every look, and never back."""
+    down, up = np.diff(low, axis=0), np.diff(high, axis=0)
+    with np.errstate(invalid="ignore"):
+        same = np.abs(down - up) <= 1e-2 * np.maximum(np.abs(down), np.abs(up))
+        one_way = np.all(up > 0, axis=0) | np.all(up < 0, axis=0)
+        together: BoolArray = np.all(same, axis=0) & one_way
+    return together
+
+
+def _claim(
+    view: View,
+    suspects: IntArray,
+    low: FloatArray,
+    high: FloatArray,
+    chosen: BoolArray,
+    what: str,
+) -> Iterable[Claim]:
+    if not chosen.any():
+        return
+    steps = view.window_steps(len(low))
+    yield Claim(
+        tensors=suspects[chosen],
+        message=what
+        + " at every look since step {from_step}, and lie between {low:.3g} and {high:.3g} now.",
+        advice="Check that the token counts are this step's and of all ranks when the bias is updated from them.",
+        evidence={
+            "from_step": np.full(int(chosen.sum()), steps[0]),
+            "low": low[-1, chosen],
+            "high": high[-1, chosen],
+            "low_before": low[0, chosen],
+            "high_before": high[0, chosen],
+        },
+        first_step=int(steps[0]),
+    )

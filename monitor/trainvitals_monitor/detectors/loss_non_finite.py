@@ -1,0 +1,76 @@
+"""
+The detector loss-non-finite: a training loss that is NaN or infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
+from trainvitals_monitor.detectors.losses import training_losses
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.history import View
+
+_WINDOW = 64
+
+
+class LossNonFinite(Detector):
+    """
+    Detects:
+        A logged training loss that is NaN or infinite: a warning the first time, critical when it is so twice in a row.
+
+    Why it matters:
+        Backward through it makes every gradient NaN, and one step later every parameter, unless something skips it.
+
+    Known causes:
+        An empty batch or mask (mean of nothing); log of zero; 16-bit overflow; CTC targets longer than their input;
+        parameters that are not finite already (see non-finite).
+
+    Fix:
+        Find the batch of that step; guard the reduction; compute the loss in float32; lower the learning rate.
+
+    Misses:
+        Needs `agent.log(loss=...)` or an integration that does it. Losses of evaluation data are left alone.
+    """
+
+    name = "loss-non-finite"
+    family = "loss"
+    severity = Severity.CRITICAL
+    summary = "The training loss is NaN or infinite."
+    reads = ("scalars",)
+    alert = Alert(summary="The training loss is NaN or infinite")
+    thresholds = (
+        Threshold(
+            name="in_a_row",
+            default=2,
+            unit="logged values",
+            reason="one bad batch may be skipped by design; the next one is fine then",
+        ),
+    )
+
+    def look(self, view: View) -> Iterable[Claim]:
+        for name in training_losses(view):
+            steps, values = view.scalar(name, _WINDOW)
+            if not len(values) or steps[-1] != view.step or np.isfinite(values[-1]):
+                continue
+            good = np.flatnonzero(np.isfinite(values))
+            start = int(good[-1]) + 1 if len(good) else 0
+            times = len(values) - start
+            repeated = times >= self.value("in_a_row")
+            yield Claim(
+                message="{name} is {value} at step {bad_step}"
+                + (", for the {times}th time in a row." if repeated else "."),
+                advice="Look at the batch of that step, at reductions over nothing, and at 16-bit overflow.",
+                evidence={
+                    "name": [name],
+                    "value": [str(values[-1])],
+                    "bad_step": [int(steps[start])],
+                    "times": [times],
+                },
+                first_step=int(steps[start]),
+                last_good_step=int(steps[start - 1]) if start else -1,
+                severity=Severity.CRITICAL if repeated else Severity.WARNING,
+                key=name,
+            )

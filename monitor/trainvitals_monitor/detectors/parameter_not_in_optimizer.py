@@ -1,0 +1,106 @@
+"""
+The detector parameter-not-in-optimizer: a parameter that gets gradients and that nobody updates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, IntArray, Threshold
+from trainvitals_monitor.detectors.stretch import look_back
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.history import View
+
+_WINDOW = 64
+
+
+class ParameterNotInOptimizer(Detector):
+    """
+    Detects:
+        A parameter that requires a gradient, gets one that is not zero at several looks, does not move, and is held by
+        no optimizer. A warning while it is the smaller part of what is trainable; info if most of the model is outside
+        (then training only a head was meant, as a rule).
+
+    Why it matters:
+        The parameter keeps its initial value for the whole training, while its gradient is paid for at every step.
+
+    Known causes:
+        Modules replaced or added after the optimizer was made
+        (https://github.com/meta-pytorch/opacus/issues/432); parameters re-created by a wrapper
+        (https://github.com/huggingface/accelerate/issues/2665); a filter by name that misses some.
+
+    Fix:
+        Make the optimizer when the model is complete, or call `optimizer.add_param_group`; freeze with
+        `requires_grad_(False)` what is not to be trained.
+
+    Misses:
+        Says nothing while no optimizer holds any tensor of the model, nor under master weights that could not be
+        mapped. A group that is added only after many steps, with its gradients computed before, is reported until then.
+    """
+
+    name = "parameter-not-in-optimizer"
+    family = "coverage"
+    severity = Severity.WARNING
+    summary = "A parameter gets gradients, but no optimizer holds it."
+    reads = ("grad_norm", "changed", "OptimizersSeen")
+    alert = Alert(hold="5m", summary="A parameter gets gradients, but no optimizer holds it")
+    thresholds = (
+        Threshold(
+            name="looks",
+            default=6,
+            unit="looks with a gradient",
+            reason="a second optimizer, such as a GAN's, may take its first step some steps later",
+        ),
+        Threshold(
+            name="share",
+            default=0.5,
+            unit="ratio of the trainable elements",
+            reason="with more than half outside, training a head on features is what was meant",
+        ),
+    )
+
+    def look(self, view: View) -> Iterable[Claim]:
+        tensors = self._suspects(view)
+        if not len(tensors):
+            return
+        grad, _ = look_back(view, "grad_norm", _WINDOW, tensors)
+        changed, _ = look_back(view, "changed", _WINDOW, tensors)
+        with np.errstate(invalid="ignore"):
+            looks = (grad > 0).sum(axis=0)
+            chosen = (looks >= self.threshold("looks", view)[tensors]) & ~(changed > 0).any(axis=0)
+            first = view.window_steps(_WINDOW)[(grad > 0).argmax(axis=0)]
+        if not chosen.any():
+            return
+        tensors = tensors[chosen]
+        share = _share(view, tensors)
+        yield Claim(
+            tensors=tensors,
+            message="no optimizer holds {fqn}, which got a gradient at {looks} looks (norm {grad_norm:.2g}) and never "
+            "moved.",
+            advice="Make the optimizer after the model is complete, or freeze it with requires_grad_(False).",
+            evidence={
+                "looks": looks[chosen],
+                "grad_norm": view.latest("grad_norm")[tensors],
+                "share": np.full(len(tensors), share),
+            },
+            first_step=first[chosen],
+            severity=Severity.INFO if share > self.value("share") else Severity.WARNING,
+        )
+
+    def _suspects(self, view: View) -> IntArray:
+        optimizers = view.optimizers
+        if optimizers is None or optimizers.masters or not view.held.any():
+            return np.empty(0, np.int64)
+        outside = view.tensors.is_param & view.tensors.trainable & ~view.held
+        if not outside.any():
+            return np.empty(0, np.int64)
+        with np.errstate(invalid="ignore"):
+            return np.flatnonzero(outside & (view.latest("grad_norm") > 0))
+
+
+def _share(view: View, tensors: IntArray) -> float:
+    table = view.tensors
+    trainable = table.is_param & table.trainable
+    return float(table.numel[tensors].sum() / max(table.numel[trainable].sum(), 1))

@@ -1,0 +1,155 @@
+"""
+The detector parameter-stuck: a parameter that has a gradient and an optimizer, and does not move.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainvitals.roles import Role
+from trainvitals_monitor.detectors.detector import (
+    Alert,
+    BoolArray,
+    Claim,
+    Detector,
+    IntArray,
+    Threshold,
+)
+from trainvitals_monitor.detectors.stretch import Stretch, look_back, stretch_of
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.history import View
+
+_WINDOW = 64
+# Optimizers whose step has the size of the learning rate, however small the gradient is.
+_NORMALISING = re.compile(
+    r"adam|ada|lion|lamb|muon|rmsprop|rprop|shampoo|soap|sophia|prodigy|lars|came", re.IGNORECASE
+)
+
+
+class ParameterStuck(Detector):
+    """
+    Detects:
+        A trainable float32 parameter that an optimizer holds at a learning rate above 0 and whose gradient is of the
+        size of the other parameters', yet none of the elements looked at changes for several steps of its optimizer.
+
+    Why it matters:
+        A part of the model is not trained although everything seems to be in place.
+
+    Known causes:
+        The optimizer steps a copy (a deep copy, an old shard) of the parameter; a hook or a loop restores the weights
+        after each step; weights tied or broadcast over the update; a step that is skipped inside the optimizer.
+
+    Fix:
+        Compare `id(param)` with the optimizer's groups, and look for code that writes the parameter after the step.
+
+    Misses:
+        Elements outside the cores of a large tensor; parameters of 16 bits (updates-lost); gradients so small that the
+        step may vanish by rounding.
+    """
+
+    name = "parameter-stuck"
+    family = "movement"
+    severity = Severity.WARNING
+    summary = "A parameter with a gradient and an optimizer does not move."
+    reads = ("changed", "with_gradient", "since", "grad_norm", "norm", "OptimizersSeen", "lr")
+    alert = Alert(hold="5m", summary="A parameter gets gradients and does not move")
+    thresholds = (
+        Threshold(
+            name="steps",
+            default=8,
+            unit="steps of its optimizer",
+            reason="long enough for gradient scalers that skip a few steps at the start",
+        ),
+        Threshold(
+            name="gradient_share",
+            default=1e-4,
+            unit="ratio to the model's median gradient (root mean square)",
+            reason="a bias in front of a normalisation has rounding noise for a gradient, about 1e-7 of the others'",
+        ),
+        Threshold(
+            name="step_ulps",
+            default=16,
+            unit="ulps of float32",
+            reason="a plain gradient step below that may be rounded away by right",
+        ),
+    )
+
+    def look(self, view: View) -> Iterable[Claim]:
+        suspects = self._suspects(view)
+        if not len(suspects):
+            return
+        stretch, steps = _unmoved(view, suspects)
+        long = (steps >= self.threshold("steps", view)[suspects]) & (stretch.looks >= 3)
+        if not long.any():
+            return
+        tensors = suspects[long]
+        yield Claim(
+            tensors=tensors,
+            message="{fqn} has not moved for {steps} steps of its optimizer, although it has a gradient "
+            "(norm {grad_norm:.2g}) and a learning rate of {lr:.2g}.",
+            advice="See whether the optimizer holds this very parameter, and whether something writes it back.",
+            evidence={
+                "steps": steps[long],
+                "grad_norm": view.latest("grad_norm")[tensors],
+                "lr": view.lr[tensors],
+            },
+            first_step=stretch.first_step[long],
+            last_good_step=stretch.last_good_step[long],
+        )
+
+    def _suspects(self, view: View) -> IntArray:
+        """Tensors that did not move in this step although they should have, lora-b-stuck's left out."""
+        with np.errstate(invalid="ignore"):
+            mask = (view.now("changed") == 0) & (view.now("with_gradient") > 0)
+            if not mask.any():
+                return np.empty(0, np.int64)
+            table, norm = view.tensors, view.latest("norm")
+            mask &= table.trainable & view.held & (view.lr > 0) & (table.float_bits >= 32)
+            mask &= ~(table.mask(Role.LORA_B) & (norm == 0))
+            if view.optimizers is not None and view.optimizers.masters:
+                mask &= False
+            return (
+                np.flatnonzero(mask & self._should_move(view))
+                if mask.any()
+                else np.flatnonzero(mask)
+            )
+
+    def _should_move(self, view: View) -> BoolArray:
+        grad = view.latest("grad_norm")
+        size = grad / np.sqrt(np.maximum(view.tensors.numel, 1))
+        real = np.isfinite(size) & (size > 0)
+        if not real.any():
+            return real
+        enough: BoolArray = real & (
+            size >= self.threshold("gradient_share", view) * np.median(size[real])
+        )
+        ulp = view.latest("norm") * 2.0**-23
+        visible = view.lr * grad >= self.threshold("step_ulps", view) * ulp
+        return enough & (visible | view.cached("parameter-stuck", lambda: _normalised(view)))
+
+
+def _normalised(view: View) -> BoolArray:
+    """Tensors whose optimizer makes steps of the learning rate's size."""
+    mask = np.zeros(view.num_tensors, np.bool_)
+    seen = view.optimizers
+    if seen is not None:
+        for group, tensors in zip(seen.group_optimizer, seen.group_tensors, strict=True):
+            if _NORMALISING.search(seen.optimizers[group]):
+                mask[[index for index in tensors if index >= 0]] = True
+    return mask
+
+
+def _unmoved(view: View, suspects: IntArray) -> tuple[Stretch, IntArray]:
+    changed, seen = look_back(view, "changed", _WINDOW, suspects)
+    tried, _ = look_back(view, "with_gradient", _WINDOW, suspects)
+    since, _ = look_back(view, "since", _WINDOW, suspects)
+    with np.errstate(invalid="ignore"):
+        # A look without a gradient at the elements looked at says nothing, for or against.
+        stretch = stretch_of(
+            changed == 0, seen & ((changed > 0) | (tried > 0)), view.window_steps(_WINDOW)
+        )
+    steps = np.where(stretch.inside, since, 0).sum(axis=0).astype(np.int64)
+    return stretch, steps

@@ -1,0 +1,231 @@
+"""
+The engine of one run: frames in, findings out. The same one serves live ingest, `replay` and `check`.
+
+It holds the run's history, lets every detector look at each step that is complete, and keeps the book of cases. Nothing
+here reads a clock but to measure detectors, so that the same frames give the same findings at any time, in any order.
+One thread at a time may call an engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.frame import Header
+from trainvitals_monitor.case import Case
+from trainvitals_monitor.casebook import Casebook
+from trainvitals_monitor.detectors import DETECTORS
+from trainvitals_monitor.detectors.detector import Detector
+from trainvitals_monitor.findings import Finding, Status
+from trainvitals_monitor.history import RunHistory, View
+from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.history.rank import Tables
+from trainvitals_monitor.pieces import Piece, cut
+from trainvitals_monitor.report import coverage, summary
+from trainvitals_monitor.saves import Saves
+
+_LOG = logging.getLogger("trainvitals.engine")
+
+Overrides = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Detector name -> FQN pattern ("*" for all) -> {threshold name: value}."""
+
+
+class Engine:
+    """
+    One run, judged.
+
+    Restart: make an engine, `restore(findings, marks)`, then `ingest` the stored frames again, in the order in which
+    they were accepted. Steps before the mark fill the history only; the marked step and all after it are judged
+    (again), which opens nothing twice.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        detectors: Sequence[type[Detector]] = DETECTORS,
+        overrides: Overrides | None = None,
+    ) -> None:
+        self.run = run
+        self.history = RunHistory(run)
+        self.detectors: dict[str, Detector] = {
+            cls.name: cls((overrides or {}).get(cls.name)) for cls in detectors
+        }
+        self.detector_seconds: dict[str, float] = dict.fromkeys(self.detectors, 0.0)
+        self.detector_failures: Counter[str] = Counter()
+        self.last_failure: dict[str, str] = {}
+        self.looks = 0
+        self._cases = Casebook(run)
+        self._saves = Saves()
+        self._pieces: list[Piece] = []
+        self._marks: dict[str, int] = {}
+        self._judged: dict[str, int] = {}
+        self._offsets: dict[str, int | None] = {}
+
+    # -- frames in -------------------------------------------------------------------------------------------------
+
+    def check(self, header: Header, tables: Tables) -> bool:
+        """
+        Whether the frame is new; changes nothing.
+
+        Raises:
+            RunConflict: another process has spoken as this rank of this attempt.
+            BadFrame: the frame contradicts earlier ones.
+        """
+        return self.history.check(header, tables)
+
+    def ingest(self, header: Header, tables: Tables) -> bool:
+        """
+        Takes a validated frame of this run, from any rank and in any order, and judges what has become complete.
+
+        Returns False for a frame that came before. Raises as `check` does, and changes nothing then.
+        """
+        attempt = self.history.ingest(header, tables)
+        if attempt is None:
+            return False
+        if attempt.step_offset != self._offsets.get(attempt.key):
+            self._offsets[attempt.key] = attempt.step_offset
+            self._cases.offset_changed(attempt.key)
+        self._judge(attempt)
+        return True
+
+    def finish(self) -> None:
+        """No more frames will come: judge all that is there, and wait for nothing."""
+        for attempt in self.history.attempts:
+            attempt.give_up_waiting()
+            self._judge(attempt, everything=True)
+
+    def restore(self, findings: Iterable[Finding], judged_through: Mapping[str, int]) -> None:
+        """What the store has of this run, before its frames are given again; `judged_through` by attempt."""
+        self._cases.restore(findings)
+        self._marks = dict(judged_through)
+
+    # -- judging ---------------------------------------------------------------------------------------------------
+
+    def _judge(self, attempt: AttemptHistory, everything: bool = False) -> None:
+        if not attempt.judged_steps and (everything or attempt.has_ready):
+            for old in self.history.before(attempt):
+                old.give_up_waiting()
+                self._judge(old, everything=True)
+                self._cases.end_attempt(old.key)
+            self.history.begin(attempt)
+        for view in attempt.advance(everything):
+            self._look(attempt, view)
+        if attempt.ended:
+            self._cut(attempt, None)
+
+    def _look(self, attempt: AttemptHistory, view: View) -> None:
+        self._saves.saw(attempt.key, view.new_checkpoints())
+        if not view.is_late:
+            self._cut(attempt, view.step)
+        self._judged[attempt.key] = view.step
+        if view.step < self._marks.get(attempt.key, -1):
+            return
+        self.looks += 1
+        for detector in self.detectors.values():
+            self._ask(detector, view)
+        self._cases.resolve(view, self.detectors)
+
+    def _ask(self, detector: Detector, view: View) -> None:
+        """One detector's look. What it raises is its own failure: counted and logged, the others go on."""
+        start = time.thread_time()
+        try:
+            claims = list(detector.look(view))
+            if claims:
+                self._cases.claim(view, detector, claims)
+                if detector.family == "checkpoint":
+                    self._saves.suspect(view, claims)
+        except Exception as error:  # noqa: BLE001 - a detector's fault must not keep the others from looking
+            if not self.detector_failures[detector.name]:
+                _LOG.exception("%s failed at step %d of run %r", detector.name, view.step, self.run)
+            self.detector_failures[detector.name] += 1
+            self.last_failure[detector.name] = f"{type(error).__name__}: {error}"[:500]
+        self.detector_seconds[detector.name] += time.thread_time() - start
+
+    def _cut(self, attempt: AttemptHistory, step: int | None) -> None:
+        self._pieces += cut(attempt, step, self._marks.get(attempt.key, -1))
+
+    # -- findings out ----------------------------------------------------------------------------------------------
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Every finding that was ever opened: by attempt, first wrong step, severity, then as they were opened."""
+        order = {attempt: number for number, attempt in enumerate(self._attempt_order())}
+        made = [self._finding(case) for case in self._cases.cases]
+        return sorted(
+            made, key=lambda one: (order.get(one.attempt, -1), one.first_step, one.severity.rank)
+        )
+
+    @property
+    def open_findings(self) -> list[Finding]:
+        """Those that are open now, worst first."""
+        found = [one for one in self.findings if one.status is Status.OPEN]
+        return sorted(found, key=lambda one: one.severity.rank)
+
+    def drain_changes(self) -> list[Finding]:
+        """Findings that were opened, joined, claimed again or resolved since the last call."""
+        changed, self._cases.changed = self._cases.changed, set()
+        return [self._finding(case) for case in self._cases.cases if case.id in changed]
+
+    def _attempt_order(self) -> list[str]:
+        opened = dict.fromkeys(case.attempt for case in self._cases.cases)
+        kept = [attempt.key for attempt in self.history.attempts]
+        return [*(key for key in opened if key not in kept), *kept]
+
+    def _finding(self, case: Case) -> Finding:
+        clean = self._saves.last_clean(case.attempt, case.first_step, self._offsets)
+        return case.finding(self._offsets.get(case.attempt) or 0, clean)
+
+    # -- what is known ---------------------------------------------------------------------------------------------
+
+    @property
+    def judged_through(self) -> dict[str, int]:
+        """By attempt, the last step (ours) that was judged: the mark to store with the findings."""
+        return {key: max(step, self._marks.get(key, -1)) for key, step in self._judged.items()}
+
+    def drain_pieces(self) -> list[Piece]:
+        """Stretches of series that are complete since the last call, for the store (see pieces.py)."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def series(
+        self, fqn: str, stat: str, attempt: str | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """
+        Steps (ours) at which the tensor was looked at, and the values there, from the window in memory.
+
+        Raises KeyError for a tensor or statistic that there is none of.
+        """
+        history = self.history.current if attempt is None else self.history.get(attempt)
+        index = history.tensors.index_of(fqn) if history else None
+        if history is None or index is None:
+            raise KeyError(f"no tensor {fqn!r} in the window of run {self.run!r}")
+        return history.window.series(stat, index)
+
+    def worst(self, stat: str, count: int) -> list[tuple[str, float, int]]:
+        """Tensors with the largest last value of a statistic, NaN first: FQN, value, step (ours) of that look."""
+        history = self.history.current
+        if history is None:
+            return []
+        values, steps = history.window.latest(stat), history.window.last_seen(stat)
+        rated = np.where(np.isnan(values), np.inf, values)
+        rated[steps < 0] = -np.inf
+        order = np.argsort(-rated, kind="stable")[:count]
+        return [
+            (history.tensors.fqn[i], float(values[i]), int(steps[i]))
+            for i in order
+            if steps[i] >= 0
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """The run in short (see report.py); {} before the first frame."""
+        return summary(self.history)
+
+    def coverage(self) -> dict[str, Any]:
+        """What was looked at, and what was never exercised (see report.py)."""
+        return {**coverage(self.history), "detector_failures": dict(self.detector_failures)}

@@ -1,0 +1,44 @@
+"""
+Files that are made from the catalogues, so that no fact about the product is written twice.
+
+    python -m trainvitals_monitor.generate           write them below the working directory
+    python -m trainvitals_monitor.generate --check   exit status 1, with a list, if one is not up to date
+
+A product is a function that returns a file's text; PRODUCTS is the list. Whoever edits a generated file by hand loses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trainvitals_monitor.generate.commands import commands_page
+from trainvitals_monitor.generate.detectors import detectors_page
+from trainvitals_monitor.generate.facts import facts_page
+from trainvitals_monitor.generate.settings import settings_page
+
+PRODUCTS: tuple[tuple[str, Callable[[], str]], ...] = (
+    ("docs/detectors.md", detectors_page),
+    ("docs/settings.md", settings_page),
+    ("docs/facts.md", facts_page),
+    ("docs/commands.md", commands_page),
+)
+
+
+def outdated(root: Path) -> list[str]:
+    """Paths below `root` that are missing or not what the catalogues would make."""
+    return [path for path, make in PRODUCTS if _read(root / path) != make()]
+
+
+def write(root: Path) -> list[str]:
+    """Write every product that is not up to date; returns their paths."""
+    changed = outdated(root)
+    for path, make in PRODUCTS:
+        if path in changed:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(make(), encoding="utf-8")
+    return changed
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None

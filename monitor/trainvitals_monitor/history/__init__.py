@@ -1,0 +1,30 @@
+"""
+The history: what is known of each run, in numpy columns, ranks merged; the `View` is all that detectors see of it.
+
+    run.py          a run: its attempts, one after another
+    attempt.py      one attempt: frames in, steps out
+    rank.py         one rank's side: its tensor table, the order of its frames
+    tensors.py      the attempt's tensor table, by canonical FQN
+    merge.py        the ranks' parts of one step make one row
+    series.py       the recent window, step-major
+    held.py         which optimizer holds which tensor, at what learning rate
+    checkpoints.py  the manifests of saves and loads, ranks merged
+    view.py         one judged step, as detectors see it
+"""
+
+from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.history.previous import Previous
+from trainvitals_monitor.history.run import RunHistory
+from trainvitals_monitor.history.tensors import TensorTable
+from trainvitals_monitor.history.view import EventAt, View
+
+__all__ = [
+    "AttemptHistory",
+    "Checkpoint",
+    "EventAt",
+    "Previous",
+    "RunHistory",
+    "TensorTable",
+    "View",
+]

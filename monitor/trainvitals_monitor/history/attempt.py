@@ -1,0 +1,314 @@
+"""
+One attempt of a run: frames of its ranks go in, judged steps (views) come out, in an order that no network can change.
+
+Facts wait as they came (see waiting.py) until every rank is past their step; then the step is written into the window,
+ranks merged. What comes after its step is presented in a late look at the latest step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.contract import Contract, matches
+from trainvitals.errors import BadFrame
+from trainvitals.frame import (
+    CheckpointSeen,
+    Header,
+    OptimizersSeen,
+    TensorInfo,
+)
+from trainvitals_monitor.header import MAX_TENSORS, RunConflict, contract_of
+from trainvitals_monitor.history.checkpoints import Checkpoints
+from trainvitals_monitor.history.digests import Digests
+from trainvitals_monitor.history.held import Held
+from trainvitals_monitor.history.merge import Parts
+from trainvitals_monitor.history.previous import Previous
+from trainvitals_monitor.history.rank import Rank, Tables, check_indices
+from trainvitals_monitor.history.scalars import Scalars
+from trainvitals_monitor.history.series import Window
+from trainvitals_monitor.history.step import Pace, Pending, absorb
+from trainvitals_monitor.history.tensors import TensorTable
+from trainvitals_monitor.history.view import EventAt, View
+from trainvitals_monitor.history.waiting import EVER, Item, LateRows, Waiting
+
+T = TypeVar("T")
+
+MAX_EVENTS = 4096
+SILENT_STEPS = 256
+"""A rank so many steps behind the others is no longer waited for: it may be gone (that it is, others report)."""
+
+
+class AttemptHistory:
+    """
+    What is known of one attempt.
+
+    `step` is the step judged last (`base_step` before the first), in our numbers; `step_offset` leads to the trainer's.
+    """
+
+    def __init__(self, header: Header) -> None:
+        self.run = header.run
+        self.key = header.attempt
+        self.world_size = header.world_size
+        self.started_at = header.started_at
+        self.base_step = self.step = _base_step(header)
+        self.judged_steps = 0
+        self.contract = Contract()
+        self.tensors = TensorTable()
+        self.window = Window()
+        self.scalars = Scalars()
+        self.held = Held()
+        self.digests = Digests()
+        self.checkpoints = Checkpoints()
+        self.pace = Pace()
+        self.events: deque[EventAt[Any]] = deque(maxlen=MAX_EVENTS)
+        self.event_counts: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.previous: Previous | None = None
+        self.ranks: dict[int, Rank] = {}
+        self._waiting = Waiting(header.world_size)
+        self._rows = Pending()
+        self._contract_from = -1
+        self._contract_raw: dict[str, Any] = {}
+        self._parts: Parts | None = None
+        self._cache: dict[Hashable, Any] = {}
+        self.cut_through = self.base_step
+        """Steps below this one have been cut off for the store (see pieces.py)."""
+        self.ended = False
+        """Whether the last look was made: every rank closed, or a later attempt goes on."""
+
+    # -- frames in -------------------------------------------------------------------------------------------------
+
+    def check(self, header: Header, tables: Tables) -> bool:
+        """
+        Whether the frame is new; changes nothing.
+
+        Raises:
+            RunConflict: another process has spoken as this rank.
+            BadFrame: the frame contradicts earlier ones.
+        """
+        if header.world_size != self.world_size:
+            raise BadFrame(
+                f"world_size={header.world_size}, but this attempt began with {self.world_size}: "
+                f"all ranks of an attempt must agree"
+            )
+        rank = self.ranks.get(header.rank)
+        check_indices(header, tables, rank)
+        if rank is None:
+            return True
+        if rank.process != header.process:
+            raise RunConflict(
+                f"another process already speaks as rank {header.rank} of attempt {header.attempt!r} of run "
+                f"{header.run!r}: give each job its own run name"
+            )
+        if rank.has(header.seq):
+            return False
+        new = [info.fqn for info in header.tensors if self.tensors.index_of(info.fqn) is None]
+        if len(self.tensors) + len(new) > MAX_TENSORS:
+            raise BadFrame(f"more than {MAX_TENSORS} tensors in one attempt")
+        return True
+
+    def ingest(self, header: Header, tables: Tables) -> bool:
+        """Takes a frame, in any order; False if it came before. Raises as `check` does."""
+        if not self.check(header, tables):
+            return False
+        rank = self.ranks.setdefault(header.rank, Rank(header))
+        self.started_at = min(self.started_at, header.started_at)
+        for due_header, due_tables in rank.arrive(header, tables):
+            self._take(rank, due_header, due_tables)
+        return True
+
+    def give_up_waiting(self) -> None:
+        """Frames that are missing are taken for lost, on every rank."""
+        for rank in self.ranks.values():
+            while due := list(rank.skip()):
+                for header, tables in due:
+                    self._take(rank, header, tables)
+
+    def _take(self, rank: Rank, header: Header, tables: Tables) -> None:
+        promised = rank.complete_through
+        rank.said(header)
+        self._declare(header)
+        for info in header.tensors:
+            known = rank.infos.get(info.index)
+            if known is None:
+                self._place(rank, info)
+            elif known != info:
+                self._waiting.add_change(header, promised, info)
+        for what, lost in header.dropped.items():
+            self.dropped[what] += lost
+        self._waiting.add_events(header, promised)
+        for name, columns in tables.items():
+            if name == "manifest":
+                rank.add_manifest(columns)
+            else:
+                self._waiting.add_rows(header, promised, name, columns)
+
+    def _place(self, rank: Rank, info: TensorInfo) -> None:
+        if rank.place(info, self.tensors.put(info, rank.rank)):
+            self._parts = None
+
+    def _declare(self, header: Header) -> None:
+        """The contract that counts is the lowest rank's, as it said it last."""
+        if not header.contract or (0 <= self._contract_from < header.rank):
+            return
+        self._contract_from = header.rank
+        if header.contract != self._contract_raw:
+            self._contract_raw = header.contract
+            self.contract = contract_of(header)
+            self._cache.clear()
+
+    # -- steps out -------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether every rank has said that it is done."""
+        return len(self.ranks) == self.world_size and all(
+            rank.phase == "closed" for rank in self.ranks.values()
+        )
+
+    @property
+    def step_offset(self) -> int | None:
+        """The trainer's step number minus ours, as the lowest rank that knows it says."""
+        known = (rank.step_offset for _, rank in sorted(self.ranks.items()))
+        return next((offset for offset in known if offset is not None), None)
+
+    def ready_through(self) -> int:
+        """Steps up to this one can be judged: every rank is past them, or far behind."""
+        if self.closed:
+            return EVER
+        through = [EVER if r.phase == "closed" else r.complete_through for r in self.ranks.values()]
+        lowest = min(through) if len(through) == self.world_size else -1
+        furthest = max((r.complete_through for r in self.ranks.values()), default=-1)
+        return max(lowest, furthest - SILENT_STEPS)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `advance` would come to a step now."""
+        return self._waiting.has_steps(self.ready_through())
+
+    def advance(self, everything: bool = False) -> Iterator[View]:
+        """
+        Views of the steps that can be judged now, in order, and of what came late between them; at the end of the
+        attempt, a last one. `everything`: wait for nobody any more.
+        """
+        through = EVER if everything else self.ready_through()
+        for step in self._waiting.steps(through):
+            yield from self._late_looks(step)
+            if self.judged_steps and step <= self.step:
+                # From a rank that was no longer waited for.
+                self.dropped["late"] += self._waiting.take_step(step).num_rows
+            else:
+                yield self._step_look(step)
+        ending = everything or self.closed
+        if ending or self.world_size == 1:
+            yield from self._late_looks(through + 1)
+        if ending and not self.ended:
+            self.ended = True
+            yield self._look(self._waiting.take_events(EVER), late=True)
+
+    def _step_look(self, step: int) -> View:
+        for item in self._waiting.take_changes(before=step):
+            if isinstance(item.what, TensorInfo):
+                self._place(self.ranks[item.rank], item.what)
+        self._rows = self._waiting.take_step(step)
+        self.window.resize(len(self.tensors))
+        self.window.begin(step)
+        self.step = step
+        self.judged_steps += 1
+        absorb(self, self._rows, step)
+        return self._look(self._waiting.take_events(step), late=False)
+
+    def _late_looks(self, before: int) -> Iterator[View]:
+        for items in self._waiting.take_late(before):
+            if not self.judged_steps:
+                self._waiting.keep_for_first_step(items)
+                continue
+            if any(isinstance(item.what, LateRows) for item in items):
+                self._absorb_late(items)
+            yield self._look(items, late=True)
+
+    def _absorb_late(self, items: list[Item]) -> None:
+        """Rows about the step judged last join it; of older ones only scalars are of use."""
+        older: dict[int, Pending] = {}
+        for item in items:
+            late = item.what
+            if not isinstance(late, LateRows):
+                continue
+            if late.step == self.step:
+                self._rows.add(item.rank, late.table, late.rows, late.scalar_names)
+            elif late.table == "scalars":
+                rows = older.setdefault(late.step, Pending())
+                rows.add(item.rank, late.table, late.rows, late.scalar_names)
+            else:
+                self.dropped["late"] += len(late.rows["step"])
+        self.window.resize(len(self.tensors))
+        absorb(self, self._rows, self.step)
+        for step, rows in older.items():
+            absorb(self, rows, step)
+
+    def _look(self, items: list[Item], late: bool) -> View:
+        self.window.resize(len(self.tensors))
+        news = []
+        for item in items:
+            if isinstance(item.what, (LateRows, TensorInfo)):
+                continue
+            self.event_counts[item.what.kind] += 1
+            rank = self.ranks[item.rank]
+            if isinstance(item.what, CheckpointSeen):
+                self.checkpoints.report(rank.reported(item.what))
+                continue
+            event = rank.translated(item.what)
+            if isinstance(event, OptimizersSeen):
+                self.held.saw(item.rank, event)
+                self._cache.clear()
+            news.append(EventAt(item.rank, event))
+        self.events.extend(news)
+        return View(self, news, self.checkpoints.present(self.parts), late)
+
+    @property
+    def parts(self) -> Parts | None:
+        """Who holds which part of which tensor; None for a single rank."""
+        if self.world_size == 1:
+            return None
+        if self._parts is None:
+            self._parts = Parts(
+                len(self.tensors),
+                {
+                    number: {int(rank.to_attempt[i]): info for i, info in rank.infos.items()}
+                    for number, rank in self.ranks.items()
+                },
+            )
+        return self._parts
+
+    # -- for views -------------------------------------------------------------------------------------------------
+
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """A memo that lives as long as the tensor table, the contract and the optimizers stay as they are."""
+        version, value = self._cache.get(key, (-1, None))
+        if version != self.tensors.version:
+            value = make()
+            self._cache[key] = (self.tensors.version, value)
+        made: T = value
+        return made
+
+    @property
+    def ignored(self) -> npt.NDArray[np.bool_]:
+        """Tensors of which nothing is to be said."""
+        return self.cached(("history", "ignored"), self._ignored)
+
+    def _ignored(self) -> npt.NDArray[np.bool_]:
+        ignore = self.contract.ignore
+        if not ignore:
+            return np.zeros(len(self.tensors), np.bool_)
+        return np.array([matches(fqn, ignore) for fqn in self.tensors.fqn], np.bool_)
+
+
+def _base_step(header: Header) -> int:
+    """Steps done at attach: what the agent says of itself, else the step before the first."""
+    told = header.about.get("base_step", "")
+    return int(told) if told.isdigit() and len(told) < 17 else max(0, header.first_step - 1)

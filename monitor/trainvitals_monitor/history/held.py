@@ -1,0 +1,144 @@
+"""
+Which optimizer holds which tensor, and at what learning rate: the ranks' reports as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.frame import OptimizersSeen
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+class _Report:
+    """What one rank said last: its optimizers (with the attempt's tensor indices) and its groups' learning rates."""
+
+    def __init__(self) -> None:
+        self.seen: OptimizersSeen | None = None
+        self.tensors = np.empty(0, np.int64)
+        self.groups = np.empty(0, np.int64)
+        self.lr = np.empty(0, np.float64)
+        self.peak_lr = np.empty(0, np.float64)
+        self.rose = np.empty(0, np.float64)
+
+    def optimizers(self, seen: OptimizersSeen) -> None:
+        self.seen = seen
+        sizes = [len(group) for group in seen.group_tensors]
+        self.tensors = np.array([i for group in seen.group_tensors for i in group], np.int64)
+        self.groups = np.repeat(np.arange(len(sizes)), sizes)
+        self.groups, self.tensors = (
+            self.groups[self.tensors >= 0],
+            self.tensors[self.tensors >= 0],
+        )
+
+    def rates(self, groups: IntArray, lr: FloatArray, step: int) -> None:
+        needed = int(groups.max()) + 1 if len(groups) else 0
+        if needed > len(self.lr):
+            new = (0, needed - len(self.lr))
+            self.lr = np.pad(self.lr, new, constant_values=np.nan)
+            self.peak_lr = np.pad(self.peak_lr, new, constant_values=np.nan)
+            self.rose = np.pad(self.rose, new, constant_values=np.nan)
+        higher = ~(lr <= self.lr[groups])
+        self.rose[groups] = np.where(higher, step, self.rose[groups])
+        self.peak_lr[groups] = np.fmax(self.peak_lr[groups], lr)
+        self.lr[groups] = lr
+
+
+class Held:
+    """The optimizers of all ranks. Where ranks disagree about a tensor, the lowest one that holds it counts."""
+
+    def __init__(self) -> None:
+        self._reports: dict[int, _Report] = {}
+        self._lr: FloatArray | None = None
+        self._mask: BoolArray | None = None
+        self._merged: OptimizersSeen | None = None
+
+    def saw(self, rank: int, optimizers: OptimizersSeen) -> None:
+        """A rank's optimizers, in place of what it said before."""
+        self._reports.setdefault(rank, _Report()).optimizers(optimizers)
+        self._lr = self._mask = self._merged = None
+
+    def rates(self, rank: int, groups: IntArray, lr: FloatArray, step: int) -> None:
+        """Learning rates of a rank's parameter groups, from this step on."""
+        self._reports.setdefault(rank, _Report()).rates(groups, lr, step)
+        self._lr = None
+
+    def lr(self, num_tensors: int) -> FloatArray:
+        """Learning rate by tensor, NaN where unknown."""
+        if self._lr is None or len(self._lr) != num_tensors:
+            self._lr = self._by_tensor("lr", num_tensors)
+            self._lr.setflags(write=False)
+        return self._lr
+
+    def peak_lr(self, num_tensors: int) -> FloatArray:
+        """The largest learning rate that each tensor's group has had in this attempt, NaN where unknown."""
+        return self._by_tensor("peak_lr", num_tensors)
+
+    def rose(self, num_tensors: int) -> FloatArray:
+        """The last step at which the learning rate of each tensor's group rose (or began), NaN where unknown."""
+        return self._by_tensor("rose", num_tensors)
+
+    def _by_tensor(self, column: str, num_tensors: int) -> FloatArray:
+        values = np.full(num_tensors, np.nan)
+        for report in self._from_behind():
+            of_group: FloatArray = getattr(report, column)
+            known = report.groups < len(of_group)
+            values[report.tensors[known]] = of_group[report.groups[known]]
+        return values
+
+    def mask(self, num_tensors: int) -> BoolArray:
+        """Which tensors any optimizer holds."""
+        if self._mask is None or len(self._mask) != num_tensors:
+            self._mask = np.zeros(num_tensors, np.bool_)
+            for report in self._from_behind():
+                self._mask[report.tensors] = True
+            self._mask.setflags(write=False)
+        return self._mask
+
+    def merged(self) -> OptimizersSeen | None:
+        """One report for all ranks: the lowest rank's, and the groups of ranks that hold something else."""
+        if self._merged is None:
+            self._merged = _merged([report.seen for _, report in sorted(self._reports.items())])
+        return self._merged
+
+    def _from_behind(self) -> list[_Report]:
+        return [report for _, report in sorted(self._reports.items(), reverse=True)]
+
+
+def _merged(reports: Sequence[OptimizersSeen | None]) -> OptimizersSeen | None:
+    made: OptimizersSeen | None = None
+    seen: list[list[list[int]]] = []
+    for report in reports:
+        if report is None or report.group_tensors in seen:
+            continue
+        seen.append(report.group_tensors)
+        made = report if made is None else _joined(made, report)
+    return made
+
+
+def _joined(one: OptimizersSeen, other: OptimizersSeen) -> OptimizersSeen:
+    """Both: optimizers, groups and foreign parameters of the other are counted on behind those of the one."""
+    groups = len(one.group_tensors)
+    foreign = [
+        replace(parameter, group=parameter.group + groups if parameter.group >= 0 else -1)
+        for parameter in other.foreign
+    ]
+    return replace(
+        one,
+        step=max(one.step, other.step),
+        optimizers=[*one.optimizers, *other.optimizers],
+        group_optimizer=[
+            *one.group_optimizer,
+            *(number + len(one.optimizers) for number in other.group_optimizer),
+        ],
+        group_tensors=[*one.group_tensors, *other.group_tensors],
+        foreign=[*one.foreign, *foreign],
+        masters=one.masters or other.masters,
+    )

@@ -1,0 +1,39 @@
+"""
+What an attempt leaves to the next one: its last save, its last values, its names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trainvitals_monitor.history.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previous:
+    """
+    The attempt before this one, as far as it came (it may have been killed).
+
+    Its tensor indices are not this attempt's: `tensors` maps FQN -> index in its own table, which is what the
+    checkpoints' `tensors` refer to. `values`: statistic -> {FQN: last value}; only tensors that were looked at.
+    `last_save`: the last successful save of a model's state, in this attempt or, if it saved none, in one before it
+    (`last_save_attempt` says which; `last_save_fqns` are the FQNs of its entries, "" for none).
+    """
+
+    attempt: str
+    last_step: int
+    base_step: int
+    tensors: Mapping[str, int]
+    dtypes: Mapping[str, str]
+    raw_fqns: frozenset[str]
+    values: Mapping[str, Mapping[str, float]]
+    last_checkpoints: list[Checkpoint] = field(default_factory=list)
+    last_save: Checkpoint | None = None
+    last_save_attempt: str = ""
+    last_save_fqns: list[str] = field(default_factory=list)
+
+    @property
+    def saved_keys(self) -> frozenset[str]:
+        """The raw keys of the last save; empty if there was none."""
+        return frozenset(self.last_save.keys) if self.last_save else frozenset()

@@ -1,0 +1,106 @@
+"""
+A run: its attempts one after another, and what each leaves to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainvitals.frame import Header
+from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.history.previous import Previous
+from trainvitals_monitor.history.rank import Tables
+from trainvitals_monitor.history.tensors import names
+
+KEPT_ATTEMPTS = 2
+"""Attempts whose windows are kept in memory: the latest ones."""
+
+
+class RunHistory:
+    """All that is kept in memory of a run; attempts are ordered by the time at which they started."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self._attempts: dict[str, AttemptHistory] = {}
+        self._gone: set[str] = set()
+        self.attempts_seen = 0
+
+    @property
+    def attempts(self) -> list[AttemptHistory]:
+        """The attempts that are kept, oldest first."""
+        return sorted(self._attempts.values(), key=lambda one: (one.started_at, one.key))
+
+    @property
+    def current(self) -> AttemptHistory | None:
+        """The latest attempt, None before the first frame."""
+        attempts = self.attempts
+        return attempts[-1] if attempts else None
+
+    def get(self, key: str) -> AttemptHistory | None:
+        """The attempt of this key, if it is kept."""
+        return self._attempts.get(key)
+
+    def is_gone(self, key: str) -> bool:
+        """Whether this attempt was known and has been let go: what still comes of it is not used."""
+        return key in self._gone
+
+    def check(self, header: Header, tables: Tables) -> bool:
+        """Whether the frame is new; changes nothing. Raises BadFrame or RunConflict."""
+        attempt = self._attempts.get(header.attempt)
+        return attempt is None or attempt.check(header, tables)
+
+    def ingest(self, header: Header, tables: Tables) -> AttemptHistory | None:
+        """Takes a frame; the attempt that it belongs to, None if it is of no use (a duplicate, or far too old)."""
+        if header.attempt in self._gone:
+            return None
+        attempt = self._attempts.get(header.attempt)
+        if attempt is None:
+            attempt = self._attempts[header.attempt] = AttemptHistory(header)
+            self.attempts_seen += 1
+        return attempt if attempt.ingest(header, tables) else None
+
+    def before(self, attempt: AttemptHistory) -> list[AttemptHistory]:
+        """The attempts before this one, oldest first."""
+        attempts = self.attempts
+        return attempts[: attempts.index(attempt)]
+
+    def begin(self, attempt: AttemptHistory) -> None:
+        """The attempt's first step is about to be judged: those before it have been; take over what they left."""
+        before = self.before(attempt)
+        if before and attempt.previous is None:
+            attempt.previous = _left_by(before[-1])
+        for old in before[:-1]:
+            if len(self._attempts) > KEPT_ATTEMPTS:
+                del self._attempts[old.key]
+                self._gone.add(old.key)
+
+
+def _left_by(attempt: AttemptHistory) -> Previous:
+    table = attempt.tensors
+    older = attempt.previous
+    last_save = attempt.checkpoints.last_save
+    own = last_save is not None
+    if last_save is None and older is not None:
+        last_save = older.last_save
+    return Previous(
+        attempt=attempt.key,
+        last_step=attempt.step,
+        base_step=attempt.base_step,
+        tensors={fqn: index for index, fqn in enumerate(table.fqn)},
+        dtypes=dict(zip(table.fqn, table.dtype, strict=True)),
+        raw_fqns=frozenset(table.raw_fqn),
+        values={stat: dict(_values(attempt, stat)) for stat in attempt.window.stats},
+        last_checkpoints=attempt.checkpoints.presented,
+        last_save=last_save,
+        last_save_attempt=attempt.key if own else (older.last_save_attempt if older else ""),
+        last_save_fqns=names(table, last_save.tensors)
+        if own and last_save is not None
+        else (older.last_save_fqns if older else []),
+    )
+
+
+def _values(attempt: AttemptHistory, stat: str) -> Iterator[tuple[str, float]]:
+    looked = attempt.window.last_seen(stat) >= 0
+    values = attempt.window.latest(stat)
+    for index in looked.nonzero()[0].tolist():
+        yield attempt.tensors.fqn[index], float(values[index])

@@ -1,0 +1,138 @@
+"""
+What has come from the ranks and was not presented yet, and the one order in which it will be.
+
+The order must not depend on how the network mixed the ranks' frames. So it follows from what each rank says alone: a
+fact about a step that the rank had promised to be complete (`complete_through` of its frames before) is late, wherever
+the other ranks are. Late facts are presented between the promised step and the one after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.frame import CheckpointSeen, Event, Header, TensorInfo
+from trainvitals_monitor.history.step import Pending, Rows
+
+EVER = 1 << 62
+
+
+class LateRows(NamedTuple):
+    """Rows of one table about a step that their rank had promised to be complete."""
+
+    step: int
+    table: str
+    rows: Rows
+    scalar_names: Sequence[str]
+
+
+class Item(NamedTuple):
+    """Something that was said besides rows: `position` is the step after which it comes."""
+
+    position: int
+    rank: int
+    seq: int
+    place: int
+    what: Event | TensorInfo | LateRows
+
+
+class Waiting:
+    """Rows by step; events by step; what is late; rows of tensor tables that have changed."""
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self._steps: dict[int, Pending] = {}
+        self._events: list[Item] = []
+        self._late: list[Item] = []
+        self._changes: list[Item] = []
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def add_events(self, header: Header, promised: int) -> None:
+        """The events of a frame of a rank that had promised all up to step `promised`."""
+        for place, event in enumerate(header.events):
+            item = Item(max(event.step, promised), header.rank, header.seq, place, event)
+            # Only when all ranks are past its step have all told their part of a checkpoint.
+            shared = self._world_size > 1 and isinstance(event, CheckpointSeen)
+            (self._late if event.step <= promised or shared else self._events).append(item)
+
+    def add_change(self, header: Header, promised: int, info: TensorInfo) -> None:
+        """A row of the rank's tensor table that is not what it was: it holds from the next step on."""
+        self._changes.append(Item(promised, header.rank, header.seq, info.index, info))
+
+    def add_rows(
+        self, header: Header, promised: int, table: str, columns: Mapping[str, npt.NDArray[Any]]
+    ) -> None:
+        """Rows of one table, cut where the step changes."""
+        steps = columns["step"]
+        if not len(steps):
+            return
+        if steps[0] == steps[-1] and bool((steps == steps[0]).all()):
+            self._add(header, promised, table, 0, columns)
+            return
+        bounds = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
+        for start, end in pairwise(bounds):
+            rows = {name: values[start:end] for name, values in columns.items()}
+            self._add(header, promised, table, start, rows)
+
+    def _add(self, header: Header, promised: int, table: str, place: int, rows: Rows) -> None:
+        """Rows about one step."""
+        step = int(rows["step"][0])
+        if step <= promised:
+            late = LateRows(step, table, rows, header.scalars)
+            self._late.append(Item(promised, header.rank, header.seq, place, late))
+        else:
+            pending = self._steps.setdefault(step, Pending())
+            pending.add(header.rank, table, rows, header.scalars)
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def steps(self, through: int) -> list[int]:
+        """Steps up to this one that have rows, ascending."""
+        return sorted(step for step in self._steps if step <= through)
+
+    def has_steps(self, through: int) -> bool:
+        """Whether there are any."""
+        return any(step <= through for step in self._steps)
+
+    def take_step(self, step: int) -> Pending:
+        """The rows of a step."""
+        return self._steps.pop(step)
+
+    def take_events(self, through: int) -> list[Item]:
+        """Events up to this step, ordered by step and rank."""
+        taken, self._events = _split(self._events, lambda item: item.position <= through)
+        return sorted(taken, key=lambda item: item[:4])
+
+    def take_late(self, before: int) -> Iterator[list[Item]]:
+        """
+        What comes late, and before this step; what is presented together.
+
+        With one rank each frame is looked at by itself: it may have been alone when it came.
+        """
+        taken, self._late = _split(self._late, lambda item: item.position < before)
+
+        def together(item: Item) -> tuple[int, int]:
+            return item.position, item.seq if self._world_size == 1 else 0
+
+        ordered = sorted(taken, key=lambda item: (*together(item), *item[:4]))
+        for _, items in groupby(ordered, key=together):
+            yield list(items)
+
+    def keep_for_first_step(self, items: Sequence[Item]) -> None:
+        """Late events that come before any step was judged: they belong to the first one's look."""
+        self._events += items
+
+    def take_changes(self, before: int) -> list[Item]:
+        """Changed rows of tensor tables that hold in this step, higher ranks first: the last one counts."""
+        taken, self._changes = _split(self._changes, lambda item: item.position < before)
+        return sorted(taken, key=lambda item: (item.position, -item.rank, item.seq, item.place))
+
+
+def _split(items: list[Item], wanted: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
+    taken = [item for item in items if wanted(item)]
+    return taken, [item for item in items if not wanted(item)] if taken else items

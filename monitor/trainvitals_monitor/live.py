@@ -1,0 +1,298 @@
+"""
+A run in memory: its engine, and what of it is not in the store yet.
+
+The monitor's worker is the only one that changes it (`take`, `save`, `saved`); readers hold `lock` while they copy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trainvitals.errors import BadFrame
+from trainvitals_monitor.chunks import pack
+from trainvitals_monitor.config import Limits
+from trainvitals_monitor.counters import Counters
+from trainvitals_monitor.engine import Engine
+from trainvitals_monitor.findings import Finding
+from trainvitals_monitor.ingest import Arrival, read_frame
+from trainvitals_monitor.models import AttemptOut, RunOut
+from trainvitals_monitor.pieces import Piece
+from trainvitals_monitor.received import Received
+from trainvitals_monitor.refusal import Refusal
+from trainvitals_monitor.retention import is_lasting, shrunk
+from trainvitals_monitor.snapshot import run_out
+from trainvitals_monitor.store import Store, StoredFrame, Writing
+
+_LOG = logging.getLogger("trainvitals.monitor")
+_REPLY_SUBJECTS = 64
+"""Subjects of a finding that the answer to a frame names; the page has them all."""
+_SUMMARY_EVERY = 64
+_EVER = 1 << 62
+
+
+@dataclass
+class _Attempt:
+    """What is in the store of one attempt, and what is about to be."""
+
+    key: str
+    world_size: int
+    started_at: float
+    id: int | None = None
+    mark: int = -1
+    ranks: dict[int, Received] = field(default_factory=dict)
+    frames: list[Arrival] = field(default_factory=list)
+    forgotten: bool = False
+
+
+class LiveRun:
+    """One run. Made empty for a new one, or by `from_store`."""
+
+    def __init__(self, name: str, *, page: str, counters: Counters) -> None:
+        self.name = name
+        self.page = page
+        self.lock = threading.Lock()
+        self.engine = Engine(name)
+        self.id: int | None = None
+        self.closed_at: float | None = None
+        self._counters = counters
+        self._attempts: dict[str, _Attempt] = {}
+        self._saves = 0
+        self._changed: list[Finding] = []
+        self._answers: dict[bool, bytes] = {}
+
+    @classmethod
+    def from_store(
+        cls, name: str, store: Store, *, page: str, counters: Counters
+    ) -> LiveRun | None:
+        """
+        The run as the last transaction left it; None if the store has no such run.
+
+        Its frames go through the engine once more: 2 ms for each of the last 256 steps and of every rank.
+        """
+        row = store.run(name)
+        if row is None:
+            return None
+        live = cls(name, page=page, counters=counters)
+        live.id = row["id"]
+        by_id = {}
+        for stored in store.attempts(row["id"]):
+            attempt = _Attempt(
+                stored["key"], stored["world_size"], stored["started_at"], stored["id"], stored["judged_through"]
+            )  # fmt: skip
+            live._attempts[attempt.key] = by_id[stored["id"]] = attempt
+            for floor in store.floors(stored["id"]):
+                attempt.ranks[floor["rank"]] = Received(floor["floor"])
+        # Frames and what follows from them are written together: what is there has been judged, all of it.
+        live.engine.restore(store.findings(row["id"]), dict.fromkeys(live._attempts, _EVER))
+        for frame in store.frames(row["id"]):
+            live._give_again(by_id[frame.attempt_id], frame)
+        live.engine.restore((), {})
+        live.engine.drain_changes()
+        live.engine.drain_pieces()
+        return live
+
+    def _give_again(self, attempt: _Attempt, frame: StoredFrame) -> None:
+        received = attempt.ranks.setdefault(frame.rank, Received())
+        received.above.add(frame.seq)
+        received.digested |= frame.digested
+        try:
+            # Limits may have been lowered since: what was accepted stays accepted.
+            arrival = read_frame(frame.blob, Limits())
+            self.engine.ingest(arrival.header, arrival.tables)
+        except (Refusal, BadFrame):
+            _LOG.exception("a stored frame of run %r can't be read any more", self.name)
+            self._counters.errors["read-back"] += 1
+        # Frames that were forgotten leave gaps in the numbers, for which the engine would wait.
+        history = self.engine.history.get(attempt.key)
+        if history is not None:
+            history.give_up_waiting()
+
+    # -- the worker's side -------------------------------------------------------------------------------------------
+
+    def take(self, arrival: Arrival) -> bool:
+        """
+        Judge a frame; False if it came before. Nothing is stored yet.
+
+        Raises Refusal, and changes nothing, when the frame contradicts earlier ones.
+        """
+        header = arrival.header
+        with self.lock:
+            try:
+                is_new = self.engine.check(header, arrival.tables)
+            except BadFrame as error:
+                raise Refusal("conflict", str(error)) from error
+            attempt = self._attempts.get(header.attempt)
+            received = attempt.ranks.get(header.rank) if attempt else None
+            if not is_new or (received and received.has(header.seq)):
+                return False
+            self._judge(arrival)
+            if attempt is None:
+                attempt = _Attempt(header.attempt, header.world_size, header.started_at)
+                self._attempts[header.attempt] = attempt
+            attempt.ranks.setdefault(header.rank, Received()).above.add(header.seq)
+            attempt.frames.append(arrival)
+            self.closed_at = time.monotonic() if header.phase == "closed" else None
+        return True
+
+    def _judge(self, arrival: Arrival) -> None:
+        try:
+            self.engine.ingest(arrival.header, arrival.tables)
+        except Exception:  # noqa: BLE001 - logged
+            # The frame is sound (it was checked), so this is a fault of ours: keep the frame, and say so.
+            _LOG.exception("the engine failed on a frame of run %r", self.name)
+            self._counters.errors["judge"] += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no frame of the run was ever taken."""
+        return not self._attempts
+
+    def save(self, writing: Writing) -> None:
+        """Write what is new since the last `saved`, within the caller's transaction."""
+        with self.lock:
+            self._changed += self.engine.drain_changes()
+            pieces = self.engine.drain_pieces()
+        if self.id is None:
+            self.id = writing.add_run(self.name, 0.0)
+        for attempt in self._attempts.values():
+            self._save_attempt(writing, self.id, attempt)
+        writing.put_findings(self.id, self._changed)
+        for piece in pieces:
+            self._save_piece(writing, piece)
+        self._forget(writing, {piece.attempt for piece in pieces})
+        if (
+            self._changed
+            or pieces
+            or self._saves % _SUMMARY_EVERY == 0
+            or self.closed_at is not None
+        ):
+            self.save_summary(writing)
+
+    def save_summary(self, writing: Writing) -> None:
+        """What readers are told while the run is not in memory; nothing is judged by it."""
+        if self.id is None:
+            return
+        out = self.snapshot()
+        writing.put_summary(self.id, out.last_seen, out.model_dump_json())
+        for key, mark in self.engine.judged_through.items():
+            attempt = self._attempts.get(key)
+            if attempt is not None and attempt.id is not None and attempt.mark != mark:
+                attempt.mark = mark
+                writing.put_mark(attempt.id, mark)
+
+    def saved(self) -> None:
+        """The transaction holds."""
+        for attempt in self._attempts.values():
+            attempt.frames = []
+        if self._changed:
+            self._answers = {}
+        self._changed = []
+        self._saves += 1
+
+    def answer(self, *, duplicate: bool) -> bytes:
+        """The JSON that a frame is answered with; made anew when a finding has changed."""
+        if duplicate not in self._answers:
+            with self.lock:
+                found = [finding.as_json() for finding in self.engine.open_findings]
+            for finding in found:
+                finding["subjects"] = finding["subjects"][:_REPLY_SUBJECTS]
+            reply = {"accepted": True, "duplicate": duplicate, "findings": found, "page": self.page}
+            self._answers[duplicate] = json.dumps(reply).encode()
+        return self._answers[duplicate]
+
+    def snapshot(self) -> RunOut:
+        """The run in short."""
+        with self.lock:
+            return run_out(self.engine, self.page)
+
+    def attempt_id(self, key: str) -> int | None:
+        """The store's number of an attempt."""
+        attempt = self._attempts.get(key)
+        return attempt.id if attempt else None
+
+    def attempts(self) -> list[AttemptOut]:
+        """Every attempt, oldest first."""
+        with self.lock:
+            known = list(self._attempts.values())
+            marks = self.engine.judged_through
+        return [
+            AttemptOut(
+                attempt=one.key,
+                world_size=one.world_size,
+                started_at=one.started_at,
+                judged_through=marks.get(one.key, one.mark),
+            )
+            for one in sorted(known, key=lambda one: one.started_at)
+        ]
+
+    # -- what goes into the store ------------------------------------------------------------------------------------
+
+    def _save_attempt(self, writing: Writing, run_id: int, attempt: _Attempt) -> None:
+        if attempt.id is None:
+            attempt.id = writing.add_attempt(
+                run_id, attempt.key, attempt.world_size, attempt.started_at
+            )
+        writing.add_frames([_stored(attempt.id, attempt, arrival) for arrival in attempt.frames])
+
+    def _save_piece(self, writing: Writing, piece: Piece) -> None:
+        attempt = self._attempts.get(piece.attempt)
+        if attempt is None or attempt.id is None or self.id is None:
+            return
+        chunk = pack(piece.steps, piece.statistics)
+        if chunk is not None:
+            writing.put_chunk(self.id, "tensor", piece.fqns, attempt.id, chunk)
+        for name, (steps, values) in piece.scalars.items():
+            chunk = pack(steps, {"value": (values[:, None], np.ones((len(steps), 1), np.bool_))})
+            if chunk is not None:
+                writing.put_chunk(self.id, "scalar", [name], attempt.id, chunk)
+
+    def _forget(self, writing: Writing, cut: set[str]) -> None:
+        """Let go of frames whose steps rest in chunks and have left the window."""
+        for attempt in self._attempts.values():
+            gone = self.engine.history.is_gone(attempt.key)
+            if attempt.id is None or attempt.forgotten or not (gone or attempt.key in cut):
+                continue
+            attempt.forgotten = gone
+            floors: dict[int, int] = {}
+            dropped = []
+            for row in writing.old_frames(attempt.id, self._old_through(attempt)):
+                if row["lasting"]:
+                    blob = writing.blob(row["id"])
+                    writing.shrink_frame(row["id"], shrunk(blob, row["digested"]))
+                else:
+                    dropped.append(row["id"])
+                floors[row["rank"]] = max(floors.get(row["rank"], 0), row["seq"] + 1)
+            writing.drop_frames(dropped)
+            for rank, floor in floors.items():
+                attempt.ranks[rank].raise_floor(floor)
+                writing.put_floor(attempt.id, rank, floor)
+
+    def _old_through(self, attempt: _Attempt) -> int:
+        history = self.engine.history.get(attempt.key)
+        if history is None:
+            return _EVER
+        kept = history.window.last_steps(history.window.length)
+        first_kept = int(kept[0]) if len(kept) else 0
+        return min(first_kept, history.cut_through) - 1
+
+
+def _stored(attempt_id: int, attempt: _Attempt, arrival: Arrival) -> StoredFrame:
+    header = arrival.header
+    received = attempt.ranks[header.rank]
+    digested = "digests" in arrival.tables and not received.digested
+    received.digested |= digested
+    return StoredFrame(
+        attempt_id=attempt_id,
+        rank=header.rank,
+        seq=header.seq,
+        last_step=arrival.last_step,
+        lasting=is_lasting(header, arrival.tables, digested),
+        digested=digested,
+        blob=arrival.blob,
+    )

@@ -1,0 +1,51 @@
+"""
+The pages that people look at: the list of runs, and one run.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from trainvitals_monitor import web
+from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.queries import Queries
+from trainvitals_monitor.routes.query import RunName
+
+router = APIRouter(include_in_schema=False)
+
+_LOSS_STEPS = 100_000
+
+
+@router.get("/", response_class=HTMLResponse)
+def page_of_runs(request: Request) -> HTMLResponse:
+    """All runs."""
+    monitor: Monitor = request.app.state.monitor
+    address = monitor.config.public_url or str(request.base_url).rstrip("/")
+    return _page(monitor, "runs.html", runs=Queries(monitor).runs(), address=address)
+
+
+@router.get("/runs/{run:path}", response_class=HTMLResponse)
+def page_of_run(request: Request, run: RunName) -> HTMLResponse:
+    """One run: its findings, what was covered, its loss."""
+    monitor: Monitor = request.app.state.monitor
+    ask = Queries(monitor)
+    detail = ask.run(run)
+    curve = None
+    if "loss" in detail.scalars:
+        first = max(-1, ask.last_step(run) - _LOSS_STEPS)
+        loss = ask.series(run, "scalar", "loss", "value", "", first, 1 << 53)
+        offset = loss.step_offset or 0
+        curve = web.curve([step + offset for step in loss.steps], list(loss.values))
+    findings = ask.findings(run, None, None)
+    return _page(monitor, "run.html", run=detail, findings=findings, curve=curve)
+
+
+@router.get("/static/style.css")
+def style_sheet() -> Response:
+    """The style sheet."""
+    return Response(web.style_sheet(), media_type="text/css")
+
+
+def _page(monitor: Monitor, template: str, **values: object) -> HTMLResponse:
+    return HTMLResponse(web.render(template, version=monitor.version, **values))

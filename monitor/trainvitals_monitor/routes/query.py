@@ -1,0 +1,105 @@
+"""
+GET /api/v1/runs and below: what is known of runs.
+
+A run's name may hold slashes: they stay as they are in the path, or are sent as %2F. Which names are allowed makes sure
+that no name can be taken for another page (see ingest.check_run_name).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+
+from trainvitals_monitor.findings import Severity, Status
+from trainvitals_monitor.ingest import MAX_RUN_NAME
+from trainvitals_monitor.models import FindingOut, Findings, RunDetail, Runs, SeriesOut, Tensors
+from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.queries import Queries
+from trainvitals_monitor.refusal import Refusal
+from trainvitals_monitor.routes.problems import problems
+
+router = APIRouter(prefix="/api/v1", tags=["runs"])
+
+RunName = Annotated[str, Path(description="the run's name", min_length=1, max_length=MAX_RUN_NAME)]
+Step = Annotated[int, Query(ge=-1, le=1 << 53)]
+
+
+def _queries(request: Request) -> Queries:
+    monitor: Monitor = request.app.state.monitor
+    return Queries(monitor)
+
+
+Ask = Annotated[Queries, Depends(_queries)]
+
+
+@router.get("/runs", summary="All runs", responses=problems(400, 401, 503))
+def get_runs(ask: Ask) -> Runs:
+    """Runs that are in memory or in the store, last seen first."""
+    return Runs(runs=ask.runs())
+
+
+@router.get(
+    "/runs/{run:path}/findings",
+    summary="A run's findings",
+    responses=problems(400, 401, 404, 422, 503),
+)
+def get_findings(
+    ask: Ask,
+    run: RunName,
+    status: Annotated[Status | None, Query(description="only these")] = None,
+    severity: Annotated[Severity | None, Query(description="only these")] = None,
+) -> Findings:
+    """Every finding that was ever opened, or those of one status or severity."""
+    found = ask.findings(run, status, severity)
+    return Findings(findings=[FindingOut(**finding.as_json()) for finding in found])
+
+
+@router.get(
+    "/runs/{run:path}/tensors",
+    summary="A run's tensors",
+    responses=problems(400, 401, 404, 422, 503),
+)
+def get_tensors(
+    ask: Ask,
+    run: RunName,
+    match: Annotated[str, Query(description="glob over FQNs", max_length=1000)] = "*",
+    offset: Annotated[int, Query(ge=0, le=1 << 31)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Tensors:
+    """One page of the tensors of the latest attempt, with the last value of each statistic."""
+    return ask.tensors(run, match, offset, limit)
+
+
+@router.get(
+    "/runs/{run:path}/series", summary="A series", responses=problems(400, 401, 404, 422, 503)
+)
+def get_series(
+    ask: Ask,
+    run: RunName,
+    tensor: Annotated[str, Query(description="canonical FQN", max_length=1000)] = "",
+    stat: Annotated[
+        str, Query(description="a statistic of facts.py, such as norm", max_length=100)
+    ] = "norm",
+    scalar: Annotated[
+        str, Query(description="instead of a tensor: a logged scalar", max_length=1000)
+    ] = "",
+    attempt: Annotated[str, Query(description="the latest if empty", max_length=1000)] = "",
+    first: Annotated[
+        Step, Query(alias="from", description="first step, the attempt's own count")
+    ] = -1,
+    last: Annotated[Step, Query(alias="to", description="last step")] = 1 << 53,
+) -> SeriesOut:
+    """One statistic of one tensor, or one logged scalar, at the steps where it was looked at."""
+    if bool(tensor) == bool(scalar):
+        raise Refusal("invalid-query", "give tensor= (and stat=), or scalar=")
+    kind: Literal["tensor", "scalar"] = "tensor" if tensor else "scalar"
+    return ask.series(
+        run, kind, tensor or scalar, stat if tensor else "value", attempt, first, last
+    )
+
+
+@router.get("/runs/{run:path}", summary="One run", responses=problems(400, 401, 404, 422, 503))
+def get_run(ask: Ask, run: RunName) -> RunDetail:
+    """One run: where it is, its attempts, what was covered."""
+    return ask.run(run)

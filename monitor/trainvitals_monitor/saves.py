@@ -1,0 +1,62 @@
+"""
+Which checkpoints of a run are clean: the one to go back to is the last good save before a fault began.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from trainvitals_monitor.detectors.detector import Claim
+from trainvitals_monitor.history import Checkpoint, View
+
+MAX_SAVES = 256
+
+
+@dataclass
+class _Save:
+    attempt: str
+    step: int
+    path: str
+    suspect: bool = False
+
+
+class Saves:
+    """The saves of a model's state that were seen in the run, oldest first; the last MAX_SAVES."""
+
+    def __init__(self) -> None:
+        self._saves: deque[_Save] = deque(maxlen=MAX_SAVES)
+
+    def saw(self, attempt: str, checkpoints: Iterable[Checkpoint]) -> None:
+        """Checkpoints that were presented to the detectors."""
+        for one in checkpoints:
+            if one.op == "save" and one.is_model and not one.failed:
+                self._saves.append(_Save(attempt, one.step, one.path))
+
+    def suspect(self, view: View, claims: Iterable[Claim]) -> None:
+        """A checkpoint detector claims something at this look: the saves that it is about are not clean."""
+        steps = {one.step for one in view.new_checkpoints() if one.op == "save"}
+        if not steps or not any(True for _ in claims):
+            return
+        for save in self._saves:
+            if save.attempt == view.attempt and save.step in steps:
+                save.suspect = True
+
+    def last_clean(
+        self, attempt: str, first_step: int | None, offsets: Mapping[str, int | None]
+    ) -> str:
+        """The last clean save before the first wrong step, as "path (step n)"; "" if none was seen."""
+        if first_step is None:
+            return ""
+        for save in reversed(self._saves):
+            before = save.attempt != attempt or save.step < first_step
+            if before and not save.suspect and self._not_later(save, attempt):
+                step = f"step {save.step + (offsets.get(save.attempt) or 0)}"
+                return f"{save.path} ({step})" if save.path else step
+        return ""
+
+    def _not_later(self, save: _Save, attempt: str) -> bool:
+        """Whether the save belongs to this attempt or one before it."""
+        seen = list(dict.fromkeys(one.attempt for one in self._saves))
+        return attempt not in seen or seen.index(save.attempt) <= seen.index(attempt)

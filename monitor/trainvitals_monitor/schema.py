@@ -1,0 +1,108 @@
+"""
+The store's tables, as SQLAlchemy Core has them. `SCHEMA` grows when they change in a way that old code cannot read.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA = 1
+
+metadata = MetaData()
+
+# SQLite makes only INTEGER, not BIGINT, an alias of its row id.
+_KEY = BigInteger().with_variant(Integer, "sqlite")
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("last_seen", Double, nullable=False),
+    Column("summary", Text, nullable=False, default="{}"),
+)
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("run_id", _KEY, ForeignKey("runs.id"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("world_size", Integer, nullable=False),
+    Column("started_at", Double, nullable=False),
+    # The mark, for readers, a little behind: steps up to here were judged.
+    Column("judged_through", BigInteger, nullable=False, default=-1),
+    UniqueConstraint("run_id", "key"),
+)
+# Numbers below `floor` were received and their frames may be gone: what arrives again is a duplicate.
+floors = Table(
+    "floors",
+    metadata,
+    Column("attempt_id", _KEY, ForeignKey("attempts.id"), primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("floor", BigInteger, nullable=False),
+)
+# The frames as they came, in order of `id`. `whole` is false once only what a restart needs is left of the blob;
+# `lasting` says that there will be something left, `digested` that it has the rank's first digests (retention.py).
+frames = Table(
+    "frames",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("attempt_id", _KEY, ForeignKey("attempts.id"), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("whole", Boolean, nullable=False, default=True),
+    Column("lasting", Boolean, nullable=False),
+    Column("digested", Boolean, nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    UniqueConstraint("attempt_id", "rank", "seq"),
+)
+series = Table(
+    "series",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("run_id", _KEY, ForeignKey("runs.id"), nullable=False),
+    # "tensor" (by FQN) or "scalar" (by the name that was logged)
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    UniqueConstraint("run_id", "kind", "name"),
+)
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", _KEY, primary_key=True),
+    Column("series_id", _KEY, ForeignKey("series.id"), nullable=False),
+    Column("attempt_id", _KEY, ForeignKey("attempts.id"), nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("layout", Text, nullable=False),
+    Column("blob", LargeBinary, nullable=False),
+    UniqueConstraint("series_id", "attempt_id", "first_step"),
+)
+findings = Table(
+    "findings",
+    metadata,
+    Column("run_id", _KEY, ForeignKey("runs.id"), primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("attempt", Text, nullable=False),
+    Column("detector", Text, nullable=False),
+    Column("severity", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("first_step", BigInteger, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Index("findings_by_status", "run_id", "status", "severity"),
+)

@@ -1,0 +1,65 @@
+"""
+From the engine's words to the API's: a run in short, and numbers as JSON can have them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from trainvitals_monitor.engine import Engine
+from trainvitals_monitor.models import FindingCounts, Number, RunOut
+
+REPORTING_S = 60.0
+"""A rank is reporting if it was heard of within this time of the rank that was heard of last (by their clocks)."""
+
+
+def run_out(engine: Engine, page: str) -> RunOut:
+    """The run in short; the caller holds its lock."""
+    said = engine.summary()
+    counts = Counter(finding.severity.value for finding in engine.open_findings)
+    return RunOut(
+        run=engine.run,
+        attempt=said.get("attempt", ""),
+        attempts=said.get("attempts", 0),
+        phase=said.get("phase", "starting"),
+        step=said.get("step", -1),
+        world_size=said.get("world_size", 0),
+        ranks_reporting=ranks_reporting(engine),
+        tensors=said.get("tensors", 0),
+        coverage=coverage_ratio(engine),
+        loss=number(said.get("loss")),
+        lr=number(said.get("lr")),
+        step_seconds=number(said.get("step_seconds")),
+        last_seen=said.get("last_seen", 0.0),
+        findings=FindingCounts(**counts),
+        page=page,
+    )
+
+
+def coverage_ratio(engine: Engine) -> float:
+    """Share of the latest attempt's tensors whose values were looked at, 0 to 1."""
+    return float(engine.coverage()["seen"].get("values", 0.0))
+
+
+def number(value: float | None) -> Number | None:
+    """The number as JSON can have it."""
+    if value is None or math.isfinite(value):
+        return value
+    return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
+
+
+def numbers(values: Any) -> list[Number]:
+    """A column as JSON can have it."""
+    plain: list[float] = values.tolist()
+    return [value if math.isfinite(value) else number(value) or 0.0 for value in plain]
+
+
+def ranks_reporting(engine: Engine) -> int:
+    """Ranks of the latest attempt that were heard of lately."""
+    attempt = engine.history.current
+    if attempt is None:
+        return 0
+    heard = [rank.sent_at for rank in attempt.ranks.values()]
+    return sum(at >= max(heard) - REPORTING_S for at in heard)

@@ -1,0 +1,161 @@
+"""
+How the command line shows findings, coverage and runs to a person. Programs ask for --json instead.
+
+Names that come from a trainer are shown as text, never as markup, and without control characters: a run's name must
+not be able to write to somebody's terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_STYLE = {"critical": "bold red", "warning": "yellow", "info": "cyan", "resolved": "dim"}
+_WIDTH_WITHOUT_TERMINAL = 110
+_SHOWN_SUBJECTS = 3
+_EXERCISED = ("steps", "saves", "loads", "resumes", "losses", "probes switched off")
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Where to print: in colours on a terminal only, and as wide as it is; a fixed width into a file or pipe."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else _WIDTH_WITHOUT_TERMINAL
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def plain(text: object) -> str:
+    """The text without what could steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+
+
+def findings_table(findings: Sequence[Mapping[str, Any]], *, with_run: bool = False) -> Table:
+    """One row a finding: how bad, what, which steps and tensors, what happened and what to do."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
+    table.add_column("finding", no_wrap=True)
+    table.add_column("steps", no_wrap=True)
+    table.add_column("what happened, and what to do", overflow="fold")
+    for finding in findings:
+        table.add_row(_name(finding, with_run), _steps(finding), _story(finding), end_section=True)
+    return table
+
+
+def _name(finding: Mapping[str, Any], with_run: bool) -> Text:
+    style = _STYLE.get("resolved" if finding["status"] == "resolved" else finding["severity"], "")
+    lines = [Text(plain(finding["detector"]), style=style), Text(finding["severity"], style=style)]
+    if finding["status"] == "resolved":
+        lines.append(Text("(resolved)", style="dim"))
+    if with_run:
+        lines.append(Text(plain(finding["run"]), style="dim"))
+    return Text("\n").join(lines)
+
+
+def _steps(finding: Mapping[str, Any]) -> Text:
+    first, last = finding["first_step"], finding["last_step"]
+    return Text(str(first) if last <= first else f"{first}-{last}")
+
+
+def _story(finding: Mapping[str, Any]) -> Text:
+    parts = [Text(plain(finding["message"])), Text(f"-> {plain(finding['advice'])}", style="italic")]
+    subjects = list(finding["subjects"])
+    if subjects:
+        more = len(subjects) - _SHOWN_SUBJECTS
+        shown = ", ".join(plain(name) for name in subjects[:_SHOWN_SUBJECTS])
+        parts.append(Text(shown + (f" and {more} more" if more > 0 else ""), style="dim"))
+    if finding.get("last_clean_checkpoint"):
+        parts.append(Text(f"last clean checkpoint: {plain(finding['last_clean_checkpoint'])}"))
+    return Text("\n").join(part for part in parts if part)
+
+
+def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
+    """One row a run: how far it is and what is open."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in (
+        "run",
+        "phase",
+        "step",
+        "loss",
+        "ranks",
+        "attempts",
+        "open findings",
+        "last seen",
+    ):
+        table.add_column(column, overflow="fold")
+    for run in runs:
+        table.add_row(
+            Text(plain(run["run"])),
+            run["phase"],
+            str(run["step"]) if run["step"] >= 0 else "-",
+            _number(run["loss"]),
+            f"{run['ranks_reporting']}/{run['world_size']}",
+            str(run["attempts"]),
+            _counts(run["findings"]),
+            ago(time.time() - run["last_seen"]),
+        )
+    return table
+
+
+def _number(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _counts(counts: Mapping[str, int]) -> Text:
+    parts = [
+        Text(f"{counts[name]} {name}", style=_STYLE[name])
+        for name in ("critical", "warning", "info")
+        if counts.get(name)
+    ]
+    return Text(", ").join(parts) if parts else Text("none")
+
+
+def ago(seconds: float) -> str:
+    """A time span as people say it."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
+def coverage_table(run: Mapping[str, Any]) -> Table:
+    """What was looked at in a run (as the API gives it), and what was never exercised, so that nobody can judge it."""
+    detail = run["detail"]
+    done, shares = detail.get("exercised", {}), detail.get("seen", {})
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    counts = ", ".join(f"{done[what]} {what}" for what in _EXERCISED if done.get(what))
+    looks = ", ".join(f"{kind} of {share:.0%}" for kind, share in shares.items())
+    table.add_row("run", Text(plain(run["run"])))
+    table.add_row("covered", Text(f"{detail.get('tensors', 0)} tensors; {counts or 'nothing'}"))
+    table.add_row("looked at", Text(looks or "nothing"))
+    table.add_row("not covered", Text("; ".join(detail.get("never", ())) or "-"))
+    failed = ", ".join(f"{name} ({count} times)" for name, count in detail.get("detector_failures", {}).items())
+    if failed:
+        table.add_row(Text("failed", style="bold red"), Text(plain(f"detectors that raised: {failed}")))
+    return table
+
+
+def verdict(findings: Sequence[Mapping[str, Any]]) -> str:
+    """One line: how many findings of what severity were ever opened."""
+    counts: dict[str, int] = {}
+    for finding in findings:
+        counts[finding["severity"]] = counts.get(finding["severity"], 0) + 1
+    named = [f"{counts[name]} {name}" for name in ("critical", "warning", "info") if name in counts]
+    return (
+        f"{len(findings)} finding{'s' * (len(findings) != 1)}: {', '.join(named)}"
+        if named
+        else "no findings"
+    )
+
+
+def exit_status(findings: Iterable[Mapping[str, Any]]) -> int:
+    """1 when a warning or worse was ever opened, else 0."""
+    return int(any(finding["severity"] in ("critical", "warning") for finding in findings))
