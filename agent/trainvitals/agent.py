@@ -55,6 +55,11 @@ OnFinding = Callable[[dict[str, Any]], None] | str
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, Agent] = weakref.WeakKeyDictionary()
 
 
+def attached_agents() -> list[Agent]:
+    """The agents that are attached in this process now."""
+    return list({id(agent): agent for agent in _ATTACHED.values()}.values())
+
+
 def attach(
     model: nn.Module | Iterable[nn.Module],
     optimizer: Optimizer | Iterable[Optimizer] | None = None,
@@ -75,8 +80,8 @@ def attach(
         run: the run's name; the same name continues a run after a restart.
         monitor: `http://host:port` of a monitor, or a folder for frames that `trainvitals replay` reads.
             Default: TRAINVITALS_MONITOR, else the folder `trainvitals-frames`.
-        step: optimizer steps already done. A second attach under one run name in one process goes on counting where
-            the first stopped, unless a later step is given.
+        step: optimizer steps already done. Left at 0, a second attach to the same run in the same process goes on
+            counting where the first stopped.
         contract: what you declare of the state (frozen, tied, dtypes).
         on_finding: "log", "raise" (end the training: one rank, with a monitor), or a callable that gets each new
             finding as a dict, on the trainer's thread at the step after the monitor's answer.
@@ -122,7 +127,7 @@ class Agent:
         self.settings = replace(settings, run=self.run)
         self.world = read_world()
         self.attempt = attempt_key(self.settings, self.run)
-        self._base_step = max(step, last_step(self.run) or 0)
+        self._base_step = step or last_step(self.run, settings.monitor) or 0
         self._step = self._base_step
         self._models = list(models)
         self._given = list(optimizers)
@@ -138,7 +143,7 @@ class Agent:
             self._slots, self._record, lambda: self._step, self._guard.call
         )
         self._probes: list[Probe] = [*(probe() for probe in PROBES), self._checkpoints]
-        self._budget = Budget(settings.budget)
+        self._budget = Budget(settings.budget, watch=settings.watch)
         self._coverage = Coverage()
         self._clock = Clock(
             self._owns, self._before_step, self._after_round, self._given, guarded=self._guard.call
@@ -287,7 +292,7 @@ class Agent:
         self._phase = "training"
         first = self._coverage.steps == 0
         self._step += 1
-        remember_step(self.run, self._step)
+        remember_step(self.run, self.settings.monitor, self._step)
         look = self._look(self._step, optimizers, first)
         for probe in self._probes:
             self._timed(probe, probe.after_step, look)
@@ -321,7 +326,7 @@ class Agent:
         self._record.add(
             "steps", step=[self._step], time=[time.time()], seconds=[seconds], agent_seconds=[self._agent_seconds]
         )  # fmt: skip
-        self._budget.step_took(seconds)
+        self._budget.step_took(seconds, self._agent_seconds)
         self._ended_step_at, self._agent_seconds = now, 0.0
 
     # -- frames and answers -------------------------------------------------------------------------------------
@@ -352,7 +357,7 @@ class Agent:
             step_offset=self._step_offset,
             phase=self._phase,
             contract=self._contract.as_json(),
-            about={"torch": torch.__version__},
+            about={"torch": torch.__version__, "base_step": str(self._base_step)},
         )
 
     def _on_reply(self, reply: Mapping[str, Any]) -> None:

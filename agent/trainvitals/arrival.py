@@ -12,13 +12,20 @@ import multiprocessing
 import multiprocessing.util
 import os
 import sys
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trainvitals.attempt import read_world
 from trainvitals.awaited import AwaitedModules
+from trainvitals.errors import BadSetting
+from trainvitals.settings import resolve
+from trainvitals.speech import say
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.optim import Optimizer
 
     from trainvitals.agent import Agent
@@ -29,18 +36,20 @@ class Arrival:
     Waits for the first real step, attaches there, and ends the program after `steps` steps (0: never).
 
     At the first step all optimizers that are alive and all models that own their parameters are taken together; what
-    comes later is counted and said at the end. Where the program calls `attach()` itself, nothing is attached.
+    comes later is counted and said at the end. Where the program calls `attach()` itself, nothing is attached here.
     """
 
     def __init__(self, steps: int = 0) -> None:
         self._steps = steps
         self._steps_done = 0
-        self._round: set[int] = set()
+        self._round: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._looked_at: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._agent: Agent | None = None
-        self._arrived_in = 0
-        self._unowned = ""
-        self._late: set[int] = set()
-        self._known: set[int] = set()
+        self._models: list[weakref.ref[nn.Module]] = []
+        self._is_left_to_program = False
+        self._pid = os.getpid()
+        self._why_not = "torch was never imported"
+        self._num_late = 0
         self._awaited: AwaitedModules | None = None
         self._handle: Any = None
         self._hooks: OrderedDict[int, Callable[..., Any]] = OrderedDict()
@@ -63,7 +72,8 @@ class Arrival:
 
             self._handle.remove()
             WATCH.release()
-        self._say_what_was_missed()
+        for line in self._last_lines():
+            _say(line)
 
     def _listen(self, _module: str) -> None:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -71,6 +81,7 @@ class Arrival:
         from trainvitals.probes.checkpoint import WATCH
         from trainvitals.untraced import untraced
 
+        self._why_not = "no optimizer step was seen"
         WATCH.hold()
         self._handle = register_optimizer_step_pre_hook(untraced(self._before_step))
 
@@ -80,18 +91,91 @@ class Arrival:
         if is_phantom(optimizer):
             return
         self._count(optimizer)
-        if self._agent is None and not self._known:
-            self._attach(optimizer)
+        if optimizer not in self._looked_at:
+            self._look_at(optimizer)
         for hook in tuple(self._hooks.values()):
             hook(optimizer, args, kwargs)
-        if self._known and id(optimizer) not in self._known:
-            self._late.add(id(optimizer))
 
     def _count(self, optimizer: Optimizer) -> None:
-        """A new step begins when an optimizer steps again; the one after the last is not begun."""
-        if id(optimizer) in self._round:
+        """A step begins when an optimizer steps again; the one after the last does not begin."""
+        if optimizer in self._round:
             self._steps_done += 1
             self._round.clear()
             if self._steps_done == self._steps:
                 raise SystemExit(0)
-        self._round.add(id(optimizer))
+        self._round.add(optimizer)
+
+    def _look_at(self, optimizer: Optimizer) -> None:
+        """An optimizer steps for the first time."""
+        from trainvitals.roots import owned_by
+
+        self._looked_at.add(optimizer)
+        if self._agent is None and not self._is_left_to_program:
+            self._attach(optimizer)
+        elif self._agent is not None and os.getpid() == self._pid:
+            models = [model for reference in self._models if (model := reference()) is not None]
+            self._num_late += not owned_by(models, optimizer)
+
+    def _attach(self, optimizer: Optimizer) -> None:
+        import trainvitals
+        from trainvitals.agent import attached_agents
+        from trainvitals.roots import live_optimizers, outermost, owned_by, roots_of
+
+        if attached_agents():
+            self._is_left_to_program = True
+            return
+        gc.collect()  # models of an earlier trial that are garbage already are not what is trained now
+        optimizers = outermost([optimizer, *live_optimizers()])
+        models = roots_of(optimizers)
+        if not models or not owned_by(models, optimizer):
+            self._why_not = f"no live model owns what {type(optimizer).__name__} trains"
+            return
+        try:
+            with _registering_in(self._hooks):
+                self._agent = trainvitals.attach(models, optimizers)
+        except BadSetting as error:
+            self._why_not = str(error)
+            return
+        self._models = [weakref.ref(model) for model in models]
+        self._looked_at.update(optimizers)
+        if os.getpid() != self._pid:
+            self._pid = os.getpid()
+            # A forked child of multiprocessing leaves by os._exit: its exit handlers are multiprocessing's.
+            multiprocessing.util.Finalize(None, self._agent.close, exitpriority=10)
+
+    def _last_lines(self) -> list[str]:
+        lines = []
+        if self._steps and self._steps_done == self._steps:
+            lines.append(f"ended after {self._steps} steps, as asked (--steps)")
+        if self._agent is None and not self._is_left_to_program:
+            lines.append(
+                f"{self._why_not}: nothing was attached; call trainvitals.attach(model, optimizer) in the program"
+            )
+        if self._num_late:
+            lines.append(
+                f"not watched: what {self._num_late} later optimizer(s) train, which came after the first step"
+            )
+        return lines
+
+
+@contextmanager
+def _registering_in(hooks: OrderedDict[int, Callable[..., Any]]) -> Iterator[None]:
+    """
+    Global optimizer pre-hooks registered meanwhile go into `hooks`, and their handles take them out of there.
+
+    We are inside torch's loop over its own dict of them, which must not grow under it (RuntimeError: mutated during
+    iteration). Our pre-hook calls those in `hooks`, at this step and at all later ones.
+    """
+    import torch.optim.optimizer as module
+
+    others = module._global_optimizer_pre_hooks
+    module._global_optimizer_pre_hooks = hooks
+    try:
+        yield
+    finally:
+        module._global_optimizer_pre_hooks = others
+
+
+def _say(line: str) -> None:
+    if read_world().rank == 0 and not resolve({}).quiet:
+        say(line)

@@ -46,7 +46,7 @@ _LIFETIME_VARIABLES = (
 )
 
 _attaches: Counter[str] = Counter()
-_steps: dict[str, int] = {}
+_steps: dict[tuple[str, str], int] = {}
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,14 @@ def attempt_key(settings: Settings, run: str, environ: Mapping[str, str] = os.en
     return f"r{restarts}-{_hash(lifetime)}{again}"
 
 
-def remember_step(run: str, step: int) -> None:
-    """The run has come to this step in this process."""
-    _steps[run] = step
+def remember_step(run: str, monitor: str, step: int) -> None:
+    """The run, as this monitor (or folder) knows it, has come to this step in this process."""
+    _steps[run, monitor] = step
 
 
-def last_step(run: str) -> int | None:
-    """How far the run came in this process; None if it has not run here."""
-    return _steps.get(run)
+def last_step(run: str, monitor: str) -> int | None:
+    """How far the run came in this process; None if this monitor (or folder) has not seen it from here."""
+    return _steps.get((run, monitor))
 
 
 def _job(environ: Mapping[str, str]) -> str:
@@ -118,7 +118,9 @@ def _job(environ: Mapping[str, str]) -> str:
             task = environ.get("SLURM_ARRAY_TASK_ID", "") if number == "SLURM_JOB_ID" else ""
             return "-".join(part for part in (environ.get(name, ""), environ[number], task) if part)
     if environ.get("KUBERNETES_SERVICE_HOST") and environ.get("JOB_NAME"):
-        return environ["JOB_NAME"]  # anywhere else JOB_NAME may be a CI server's, the same for every run
+        return environ[
+            "JOB_NAME"
+        ]  # anywhere else JOB_NAME may be a CI server's, the same for every run
     elastic = environ.get("TORCHELASTIC_RUN_ID", "none")
     return elastic if elastic != "none" and not _is_random(elastic) else ""
 

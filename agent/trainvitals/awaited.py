@@ -38,11 +38,12 @@ class AwaitedModules(MetaPathFinder):
         """What the other finders find, with a loader that tells us when it is done."""
         if fullname not in self.names:
             return None
-        for finder in list(sys.meta_path):
+        finders = list(sys.meta_path)
+        # Only those behind us: two of our kind that await the same module would ask each other for ever.
+        behind = finders[finders.index(self) + 1 :] if self in finders else []
+        for finder in behind:
             find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = None
-            if find is not None and finder is not self:
-                spec = find(fullname, path, target)
+            spec: ModuleSpec | None = None if find is None else find(fullname, path, target)
             if spec is not None:
                 self._tell_after(spec)
                 return spec
@@ -55,7 +56,7 @@ class AwaitedModules(MetaPathFinder):
             return
 
         def exec_module(module: ModuleType) -> None:
-            del loader.exec_module  # the loader is this spec's own, and is left as it was
+            vars(loader).pop("exec_module", None)  # the loader is this spec's own, and is left as it was
             execute(module)
             if spec.name in self.names:
                 self.names.discard(spec.name)

@@ -3,13 +3,14 @@ Who may look now, so that the agent's share of step time holds.
 
 Each kind of look has an account. A step pays `share` of its time into them; what a look took is drawn from its own.
 An account in credit looks at the next tensors of its ring, as many as the credit buys at the measured price; one look
-that costs more than the credit is carried as debt, and its kind pauses until that is paid. What overflows an account
-goes on to the next: identity, cores, gradients, sweeps.
+that costs more than the credit is carried as debt, and its kind pauses until that is paid. What an account can't
+hold any more goes back into the next step's income, and so to the kinds that can use it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ COUNTER_STEPS = (4, 16)
 DIGEST_STEPS = 16
 DIGEST_TENSORS = 64
 """Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know."""
+PLAN_STEPS = 256
+"""The plan is told from so many steps."""
+LEAST_FOR_LOOKS = 0.25
 SPIKE = 4.0
 """A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
 CREDIT_STEPS = 8
@@ -47,8 +51,10 @@ class _Account:
     balance: float = 0.0
     position: int = 0
     chosen_units: float = 0.0
-    looks: float = 0.0
-    """Tensors looked at in a step, smoothed."""
+    drawn: float = 1.0
+    """The part of the chosen that the account pays; the rest is looked at in any case."""
+    turns: deque[int] = field(default_factory=lambda: deque(maxlen=PLAN_STEPS))
+    """How many of the ring had their turn in each of the last steps."""
 
     def open(self, ring: Sequence[int], units: dict[int, float]) -> None:
         """Who takes turns, in which order, at how many units."""
@@ -57,7 +63,8 @@ class _Account:
 
     def take_all(self) -> Sequence[int]:
         """Everyone, whatever it costs."""
-        self.chosen_units, self.looks = self.all_units, float(len(self.ring))
+        self.chosen_units, self.drawn = self.all_units, 1.0
+        self.turns.append(len(self.ring))
         return self.everyone
 
     def take(self, always: Sequence[int]) -> Sequence[int]:
@@ -65,7 +72,9 @@ class _Account:
         if self.balance >= self.all_units * self.price:
             return self.take_all()
         taken = dict.fromkeys(always)
-        left = self.balance - sum(self.units.get(index, 1.0) for index in taken) * self.price
+        always_units = sum(self.units.get(index, 1.0) for index in taken)
+        begun, left = self.position, self.balance
+        self.chosen_units = always_units
         for _ in range(len(self.ring)):
             if left <= 0:
                 break
@@ -73,9 +82,10 @@ class _Account:
             self.position += 1
             if index not in taken:
                 taken[index] = None
+                self.chosen_units += self.units[index]
                 left -= self.units[index] * self.price
-        self.chosen_units = sum(self.units.get(index, 1.0) for index in taken)
-        self.looks += 0.1 * (len(taken) - self.looks)
+        self.drawn = 1.0 - always_units / self.chosen_units if self.chosen_units else 0.0
+        self.turns.append(self.position - begun)
         return sorted(taken)
 
     def learn(self, seconds: float) -> None:
@@ -100,7 +110,7 @@ class Budget:
             "sweep": _Account(0.15, price=5e-6),
         }
         self._spent: dict[str, float] = dict.fromkeys(self._accounts, 0.0)
-        self._overdrawn = 0.0
+        self._left_over = 0.0
         self._usual = math.nan
         self._known = -1
         self._watched: list[int] = []
@@ -122,41 +132,52 @@ class Budget:
         """
         A step is over that took so long, `agent_seconds` of it for everything we did: pay in, draw out.
 
-        What was spent on no planned look (hooks, choosing, the optimizer probe) comes off the income first.
+        What is spent in any case (hooks, choosing, the optimizer probe, watched tensors) comes off the income first.
+        Where that alone is most of the share (steps of a few ms), the others still get a part of it: `agent_seconds`
+        says what it took.
         """
-        unplanned = max(0.0, agent_seconds - sum(self._spent.values()))
+        drawn = {
+            kind: seconds * self._accounts[kind].drawn for kind, seconds in self._spent.items()
+        }
+        fixed = max(agent_seconds, sum(self._spent.values())) - sum(drawn.values())
         spent, self._spent = self._spent, dict.fromkeys(self._accounts, 0.0)
         for kind, account in self._accounts.items():
             if spent[kind] and account.chosen_units:
                 account.learn(spent[kind])
         if self._share is None or self._is_free():
             self._usual = seconds
+            for account in self._accounts.values():
+                account.turns.clear()
             return
         paid = min(seconds, SPIKE * self._usual)
         self._usual += (0.5 if seconds < self._usual else 0.05) * (paid - self._usual)
-        income = self._share * paid - unplanned - self._overdrawn
-        self._overdrawn = max(0.0, -income)
-        self._settle(max(0.0, income), self._share * self._usual, spent)
+        income = max(self._share * paid - fixed, LEAST_FOR_LOOKS * self._share * paid)
+        self._settle(income, self._share * self._usual, drawn)
 
     def plan(self) -> dict[str, float | None]:
-        """Steps between two looks at a tensor, by kind of look; None while nothing of the kind can be looked at."""
+        """Steps between two looks at a tensor that is not watched, by kind of look; None: nobody's turn of late."""
         if self._share is None:
             return dict.fromkeys(self._accounts, 1.0)
         return {
-            kind: round(max(1.0, len(account.ring) / account.looks), 1) if account.looks else None
+            kind: round(len(account.ring) * len(account.turns) / sum(account.turns), 1)
+            if any(account.turns)
+            else None
             for kind, account in self._accounts.items()
         }
 
     def _is_free(self) -> bool:
         return self._share is None or self._choices <= FULL_LOOKS
 
-    def _settle(self, income: float, usual_income: float, spent: dict[str, float]) -> None:
-        overflow = 0.0
+    def _settle(self, income: float, usual_income: float, drawn: dict[str, float]) -> None:
+        income += self._left_over
+        self._left_over = 0.0
         for kind, account in self._accounts.items():
-            account.balance += account.share * income + overflow - spent[kind]
+            account.balance += account.share * income - drawn[kind]
             bound = account.share * usual_income
-            overflow = max(0.0, account.balance - CREDIT_STEPS * bound)
-            account.balance = max(account.balance - overflow, -DEBT_STEPS * bound)
+            left_over = max(0.0, account.balance - CREDIT_STEPS * bound)
+            account.balance = max(account.balance - left_over, -DEBT_STEPS * bound)
+            self._left_over += left_over
+        self._left_over = min(self._left_over, CREDIT_STEPS * usual_income)
 
     def _everything(self, step: int, slots: SlotTable) -> Choice:
         everyone = {kind: account.take_all() for kind, account in self._accounts.items()}

@@ -11,6 +11,7 @@ import builtins
 import importlib.util
 import io
 import os
+import pkgutil
 import runpy
 import sys
 from collections.abc import Iterator
@@ -44,24 +45,25 @@ def _run_script(path: str, arguments: list[str]) -> None:
     sys.argv = [path, *arguments]
     if not Path(path).exists():
         # In the interpreter's own words, and with its exit status.
-        sys.stderr.write(f"{sys.executable}: can't open file {str(Path(path).absolute())!r}: ")
+        sys.stderr.write(f"{sys.executable}: can't open file {os.path.abspath(path)!r}: ")
         sys.stderr.write("[Errno 2] No such file or directory\n")
         raise SystemExit(2)
-    if Path(path).is_dir() or runpy.get_importer(path) is not None:
+    if Path(path).is_dir() or pkgutil.get_importer(path) is not None:
         runpy.run_path(path, run_name="__main__")  # a folder or zip file with a __main__.py
         return
     _set_first_path(os.path.dirname(os.path.realpath(path)))
-    with io.open_code(str(Path(path).absolute())) as file:
-        code = compile(file.read(), path, "exec")
-    _execute(code, path, spec=None)
+    file_name = os.path.abspath(path)  # as the interpreter has it since Python 3.9
+    with io.open_code(file_name) as file:
+        code = compile(file.read(), file_name, "exec")
+    _execute(code, file_name, spec=None)
 
 
 def _run_module(name: str, arguments: list[str]) -> None:
     _set_first_path(os.getcwd())
     sys.argv = ["-m", *arguments]
     spec = _module_spec(name)
-    loader = spec.loader
-    code = loader.get_code(spec.name) if hasattr(loader, "get_code") else None
+    get_code = getattr(spec.loader, "get_code", None)
+    code = get_code(spec.name) if get_code is not None else None
     if code is None:
         raise SystemExit(f"{sys.executable}: No code object available for {spec.name}")
     sys.argv[0] = spec.origin or name
@@ -73,7 +75,9 @@ def _module_spec(name: str) -> ModuleSpec:
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
-        raise SystemExit(f"{sys.executable}: Error while finding module {name!r} ({error})") from error
+        raise SystemExit(
+            f"{sys.executable}: Error while finding module {name!r} ({error})"
+        ) from error
     if spec is None:
         raise SystemExit(f"{sys.executable}: No module named {name}")
     if spec.submodule_search_locations is None:
@@ -116,7 +120,9 @@ def _own_tracebacks() -> Iterator[None]:
     except BaseException:
         hook = sys.excepthook
 
-        def show(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+        def show(
+            kind: type[BaseException], error: BaseException, frames: TracebackType | None
+        ) -> None:
             inner = _inner(frames)
             hook(kind, error.with_traceback(inner), inner)
 

@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trainvitals.errors import BadSetting
-from trainvitals.settings import SETTING_BY_NAME, SETTINGS
+from trainvitals.link import MonitorLink
+from trainvitals.settings import SETTING_BY_NAME, SETTINGS, resolve
 
 _EXAMPLES = """\
 examples:
   trainvitals run train.py --lr 3e-4
-  trainvitals run --monitor http://monitor:8765 --run llama-7b train.py
+  trainvitals run --monitor http://monitor:8420 --run llama-7b train.py
   trainvitals run --budget none --steps 50 -m mypackage.train
   torchrun --nproc-per-node 2 -m trainvitals run train.py
 
@@ -97,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     for (option, alone), setting in zip(_flags(), SETTINGS, strict=True):
         text = f"{setting.help} [{setting.environment}]".replace("%", "%%")
         if alone:
-            parser.add_argument(option, dest=setting.name, action="store_const", const="true", help=text)
+            parser.add_argument(
+                option, dest=setting.name, action="store_const", const="true", help=text
+            )
         else:
             parser.add_argument(option, dest=setting.name, metavar=setting.type.upper(), help=text)
     return parser
@@ -117,7 +120,15 @@ def _parse(options: list[str], rest: list[str]) -> Target:
     for name, text in given.items():
         if text is not None:
             _to_environment(name, text)
+    _check_environment()
     return Target(name=words[0], is_module=is_module, arguments=words[1:], steps=steps)
+
+
+def _check_environment() -> None:
+    """What `attach` would refuse at the first step is better refused now. Raises BadSetting."""
+    settings = resolve({})
+    if not settings.to_folder:
+        MonitorLink(settings)
 
 
 def _to_environment(name: str, text: str) -> None:

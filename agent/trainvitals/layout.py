@@ -120,10 +120,14 @@ def _dtensor_layout(tensor: torch.Tensor) -> Layout:
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # outside the mesh: no element here of what others hold
         return Layout("box", shape, (0,) * max(len(shape), 1), (0,) * max(len(shape), 1))
-    box = shard_box(shape, tuple(mesh.shape), coordinate, placements)
-    if box is None or box[1] != tuple(dtensor._local_tensor.shape):
+    boxes = {
+        shard_box(shape, tuple(mesh.shape), coordinate, placements, inside_out=inside_out)
+        for inside_out in {False, any(_split_factor(place) > 1 for place in placements)}
+    }
+    matching = [box for box in boxes if box and box[1] == tuple(dtensor._local_tensor.shape)]
+    if len(matching) != 1:
         return _nothing(shape)
-    offsets, sizes = box
+    offsets, sizes = matching[0]
     group = _replica_group(mesh.mesh, coordinate, placements)
     if sizes == shape and group:
         return _whole("replica", shape, group)
@@ -135,21 +139,29 @@ def shard_box(
     mesh_shape: Sequence[int],
     coordinate: Sequence[int],
     placements: Sequence[Any],
+    *,
+    inside_out: bool = False,
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     """
     Offsets and sizes of the part at a mesh coordinate; None if it is no box (Partial, or torn by a strided shard).
 
     Placements apply from left to right, each to what the one before left over. Shard cuts as torch.chunk does;
-    _StridedShard (FSDP2 over tensor parallel) cuts into `split_factor` pieces first, and takes its chunk of each.
+    _StridedShard cuts into `split_factor` pieces first, and takes its chunk of each. `inside_out`: dims with a strided
+    shard are cut from right to left instead, as FSDP2 over tensor parallel really does. The two differ only where
+    sizes are uneven (37 rows over 3 x 2 ranks: the placements then tell 6 rows where 5 are held).
     """
     pieces: list[list[_Interval]] = [[(0, size)] for size in shape]
-    for placement, num_chunks, rank in zip(placements, mesh_shape, coordinate, strict=True):
+    axes = list(zip(placements, mesh_shape, coordinate, strict=True))
+    turned = {_dim(place) for place, _, _ in axes if inside_out and _split_factor(place) > 1}
+    in_order = [axis for axis in axes if _dim(axis[0]) not in turned]
+    reverse = [axis for axis in reversed(axes) if _dim(axis[0]) in turned]
+    for placement, num_chunks, rank in in_order + reverse:
         if placement.is_replicate():
             continue
-        dim = getattr(placement, "dim", None)
+        dim = _dim(placement)
         if dim is None:
             return None
-        split_factor = int(getattr(placement, "split_factor", 1))
+        split_factor = 1 if dim in turned else _split_factor(placement)
         pieces[dim] = [
             interval
             for split in range(split_factor)
@@ -160,6 +172,14 @@ def shard_box(
         return None
     boxed = [interval for interval in joined if interval is not None]
     return tuple(start for start, _ in boxed), tuple(stop - start for start, stop in boxed)
+
+
+def _dim(placement: Any) -> int | None:
+    return getattr(placement, "dim", None)
+
+
+def _split_factor(placement: Any) -> int:
+    return int(getattr(placement, "split_factor", 1))
 
 
 def _chunk(intervals: Iterable[_Interval], num_chunks: int, rank: int) -> list[_Interval]:

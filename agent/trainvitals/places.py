@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from torch import nn
@@ -44,7 +45,7 @@ def find_places(models: Sequence[nn.Module]) -> list[Place]:
     discriminator do, an encoder and a decoder with different names don't. Cost: some us a tensor.
     """
     found = [list(_tensors(model)) for model in roots(models)]
-    names = [canonical_fqns(raw for raw, *_ in one) for one in found]
+    names = [_canonical(tuple(raw for raw, *_ in one)) for one in found]
     together = [name for one in names for name in one]
     if len(set(together)) < len(together):
         prefixes = _prefixes(roots(models))
@@ -57,6 +58,12 @@ def find_places(models: Sequence[nn.Module]) -> list[Place]:
         for one, fqns in zip(found, names, strict=True)
         for fqn, entry in zip(fqns, one, strict=True)
     ]
+
+
+@lru_cache(maxsize=8)
+def _canonical(raw_fqns: tuple[str, ...]) -> list[str]:
+    """Kept from walk to walk: names seldom change, and are half of a walk's cost."""
+    return canonical_fqns(raw_fqns)
 
 
 def roots(models: Sequence[nn.Module]) -> list[nn.Module]:

@@ -14,10 +14,24 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from trainvitals.clock import plain_optimizers
+
 
 def live_optimizers() -> list[Optimizer]:
     """Every optimizer that is alive, containers too. Cost: one pass over the interpreter's objects (about 0.1 s)."""
     return _live(Optimizer)
+
+
+def outermost(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """
+    Those that torch's hooks will speak of, without those whose steps are part of another's, each once.
+
+    A container's or Lookahead's own step is hooked, accelerate's wrapper's is not: there the inner optimizer counts.
+    """
+    hooked = [each for each in optimizers if getattr(type(each).step, "hooked", False)]
+    inner = {id(leaf) for each in hooked for leaf in plain_optimizers(each) if leaf is not each}
+    distinct = {id(each): each for each in hooked if id(each) not in inner}
+    return list(distinct.values())
 
 
 def roots_of(optimizers: Iterable[Optimizer]) -> list[nn.Module]:
@@ -36,13 +50,13 @@ def roots_of(optimizers: Iterable[Optimizer]) -> list[nn.Module]:
         if id(module) not in inner
     ]
     owned = [(module, ids) for module, ids in owned if ids]
-    kept: list[nn.Module] = []
+    kept: set[int] = set()
     covered: set[int] = set()
     for module, ids in sorted(owned, key=lambda pair: len(pair[1]), reverse=True):
         if not ids <= covered:
-            kept.append(module)
+            kept.add(id(module))
             covered |= ids
-    return kept
+    return [module for module, _ in owned if id(module) in kept]
 
 
 def parameters_of(optimizers: Iterable[Optimizer]) -> list[Any]:
@@ -50,7 +64,8 @@ def parameters_of(optimizers: Iterable[Optimizer]) -> list[Any]:
     return [
         parameter
         for optimizer in optimizers
-        for group in getattr(optimizer, "param_groups", ())
+        for plain in plain_optimizers(optimizer)
+        for group in getattr(plain, "param_groups", ())
         for parameter in group["params"]
     ]
 

@@ -1,17 +1,11 @@
 """
-The places that hold the training state, and whether what they hold has been replaced, cast, moved, re-shaped or lost.
-
-A slot is the same as at the last look if it holds the same object (asked of a weak reference: ids and pointers are
-re-used by allocators, and a strong one would keep replaced caches alive) with the same storage pointer, dtype, device,
-shape and requires_grad. Version counters are not judged: `.data.add_` and numpy writes legally leave them standing.
+All places that hold the training state: what is there, what changed since the last look, and how it is cut and named.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,40 +20,7 @@ from trainvitals.frame import SlotChanged, TensorInfo
 from trainvitals.holding import Holding, Holdings
 from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
 from trainvitals.places import Place, find_places
-
-
-class State(NamedTuple):
-    """What is compared beside the object itself."""
-
-    storage: int
-    dtype: torch.dtype
-    device: torch.device
-    shape: tuple[int, ...]
-    trainable: bool
-
-
-class Slot:
-    """One place, and what it held when it was last judged. Attributes are read often: no properties here."""
-
-    __slots__ = ("identity", "index", "layout", "place", "plan", "reference", "sharded", "state")
-
-    def __init__(self, index: int, place: Place) -> None:
-        self.index = index
-        self.place = place
-        self.reference: Callable[[], torch.Tensor | None] = _no_tensor
-        self.identity = 0
-        self.state: State | None = None
-        self.sharded = False
-        self.layout: Layout | None = None
-        self.plan: CorePlan | None = None
-
-    def now(self) -> torch.Tensor | None:
-        """The tensor that the module's attribute gives now."""
-        place = self.place
-        found = place.shadow.get(place.key)
-        if found is None:
-            found = place.owner.get(place.key)
-        return found if isinstance(found, torch.Tensor) else None
+from trainvitals.slot import Slot, words
 
 
 class SlotTable:
@@ -151,7 +112,7 @@ class SlotTable:
             fqn=slot.place.fqn,
             raw_fqn=slot.place.raw_fqn,
             kind=slot.place.kind,
-            dtype=_bare(slot.state.dtype) if slot.state else "",
+            dtype=str(slot.state.dtype).removeprefix("torch.") if slot.state else "",
             shape=list(layout.shape),
             trainable=slot.state.trainable if slot.state else False,
             persistent=slot.place.persistent,
@@ -200,13 +161,12 @@ class SlotTable:
         slots = self.slots
         for index in range(len(slots)) if indices is None else indices:
             slot = slots[index]
-            tensor = slot.now()
-            state = None if tensor is None else state_of(tensor)
-            if tensor is slot.reference() and state == slot.state:
+            if slot.is_same():
                 continue
+            tensor = slot.now()
             if slot.sharded and tensor is not None and not is_dtensor(tensor):
                 continue
-            events.append(self._changed(slot, tensor, state, step))
+            events.append(self._changed(slot, tensor, step))
         return events
 
     def walk(self, step: int = 0) -> list[SlotChanged]:
@@ -221,8 +181,7 @@ class SlotTable:
         """Look for every tensor anew and take what is there as right."""
         self._find()
         for slot in self.slots:
-            tensor = slot.now()
-            self._adopt(slot, tensor, None if tensor is None else state_of(tensor))
+            self._adopt(slot, slot.now())
 
     def _find(self) -> None:
         missing = dict(self._by_fqn)
@@ -234,44 +193,39 @@ class SlotTable:
                 self.slots.append(slot)
                 self._by_fqn[place.fqn] = slot
                 self.version += 1
-            elif _words_of(slot.place) != _words_of(place):
+            elif _named(slot.place) != _named(place):
                 self.renamed.append(slot.index)
-            slot.place = place
+            slot.move(place)
         for slot in missing.values():
-            slot.place = replace(slot.place, owner={}, shadow={})
+            slot.move(replace(slot.place, owner={}, shadow={}))
 
-    def _changed(
-        self, slot: Slot, tensor: torch.Tensor | None, state: State | None, step: int
-    ) -> SlotChanged:
-        before = slot.state
-        if before is None or state is None:
+    def _changed(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> SlotChanged:
+        before, was_there = slot.state, slot.reference()
+        self._adopt(slot, tensor)
+        if before is None or slot.state is None:
             changes = ["added" if before is None else "lost"]
         else:
-            changes = [] if tensor is slot.reference() else ["object"]
-            changes += [
-                name for name, a, b in zip(State._fields, before, state, strict=True) if a != b
-            ]
-        self._adopt(slot, tensor, state)
+            changes = [] if tensor is was_there else ["object"]
+            changes += before.differences(slot.state)
         return SlotChanged(
             tensor=slot.index,
             step=step,
             changes=changes,
-            before=_words(before),
-            after=_words(state),
+            before=words(before),
+            after=words(slot.state),
         )
 
-    def _adopt(self, slot: Slot, tensor: torch.Tensor | None, state: State | None) -> None:
-        sharded = tensor is not None and is_dtensor(tensor)
-        before = slot.state
-        # A re-assigned cache keeps its plan: making one costs as much as many looks.
-        plain = before is not None and state is not None and not sharded and not slot.sharded
-        if not plain or before.shape != state.shape or before.device != state.device:  # type: ignore[union-attr]
+    def _adopt(self, slot: Slot, tensor: torch.Tensor | None) -> None:
+        before, was_there, was_sharded = slot.state, slot.reference(), slot.sharded
+        slot.adopt(tensor)
+        state = slot.state
+        resized = before is None or state is None or before[2:4] != state[2:4]
+        # A re-assigned cache keeps its plan: making one costs as much as many looks. A DTensor's placements may differ.
+        if resized or was_sharded or slot.sharded:
             slot.layout = slot.plan = None
-            self.version += before is None or state is None or before[2:4] != state[2:4]
-        if tensor is None or tensor is not slot.reference():
+        self.version += resized
+        if tensor is None or tensor is not was_there:
             self._reindex(slot, tensor)
-        slot.reference = _no_tensor if tensor is None else weakref.ref(tensor)
-        slot.state, slot.sharded = state, sharded
 
     def _reindex(self, slot: Slot, tensor: torch.Tensor | None) -> None:
         self.params_version += slot.place.kind == "param"
@@ -287,38 +241,5 @@ class SlotTable:
             indices.sort()
 
 
-def state_of(tensor: torch.Tensor) -> State:
-    """What is compared of a tensor; 0.4 us. Storage 0: it has none of its own that can be asked for."""
-    if type(tensor) in _PLAIN:
-        try:
-            storage = tensor.data_ptr()
-        except RuntimeError:  # sparse
-            storage = 0
-        return State(storage, tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad)
-    if is_lazy(tensor):
-        return State(0, tensor.dtype, tensor.device, (), tensor.requires_grad)
-    local = cast(Any, tensor)._local_tensor if is_dtensor(tensor) else tensor
-    try:
-        storage = local.data_ptr()
-    except (RuntimeError, NotImplementedError):  # subclasses that keep their data elsewhere
-        storage = 0
-    return State(storage, tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad)
-
-
-_PLAIN = (torch.Tensor, nn.Parameter)
-
-
-def _words_of(place: Place) -> tuple[object, ...]:
+def _named(place: Place) -> tuple[object, ...]:
     return place.raw_fqn, place.kind, place.persistent, place.module
-
-
-def _no_tensor() -> None:
-    return None
-
-
-def _bare(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _words(state: State | None) -> str:
-    return "" if state is None else f"{_bare(state.dtype)}{list(state.shape)} on {state.device}"

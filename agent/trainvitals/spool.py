@@ -30,7 +30,7 @@ _RESCAN_S = 10.0
 def safe_name(text: str) -> str:
     """The text as a file name: what is not safe becomes `_`, and then a few letters of a hash keep names apart."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", text)[:80].lstrip(".")
-    if safe == text:
+    if safe and safe == text:
         return safe
     return f"{safe or 'unnamed'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 

@@ -2,7 +2,9 @@
 The core: a small, fixed, repeatable cut of a tensor, at positions that every rank agrees on without talking.
 
 Where to cut (positions.py), cutting (cut.py), comparing two cuts (compare.py) and digests (digest.py). Positions and
-digests are part of the format, like the wire: a checkpoint's digest of last year is compared with today's.
+digests are part of the format, like the wire: a checkpoint's digest of last year is compared with today's. On CUDA
+cuts stay on the device, and comparing or digesting copies each batch of up to 256k elements to the host; nothing of
+that was measured.
 """
 
 from trainvitals.cores.compare import Differences, Mask, compare, nonzero, square_sums

@@ -10,8 +10,9 @@ import torch
 
 from trainvitals.batches import batches, flatten
 from trainvitals.cores.positions import CorePlan
-from trainvitals.dtypes import INDEXABLE, READINGS, reading
+from trainvitals.dtypes import INDEXABLE, reading
 
+_SAME_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SHARED_ELEMENTS = 1 << 14
 """A cut that is kept keeps at most this many elements of its neighbours alive: 64 KB of float32."""
 
@@ -69,7 +70,7 @@ def _no_data() -> torch.Tensor:
 def _pick(local: torch.Tensor, plan: CorePlan, index: torch.Tensor) -> torch.Tensor:
     dtype = local.dtype
     if dtype not in INDEXABLE:
-        local = local.view(READINGS[dtype].bits)
+        local = local.view(_SAME_WIDTH[dtype.itemsize])
     if index.device != local.device:
         index = plan.index = index.to(local.device)
     if not local.is_contiguous():

@@ -105,16 +105,17 @@ class CorePlan:
         return _elements(self._starts, run)[kept].astype(np.uint64)
 
     def strided_index(self, local: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """`index` as offsets from the part's first element in memory, where it is not contiguous. Kept for these strides."""
-        strides = local.stride()
-        if self._strided is None or self._strided[0] != strides:
+        """`index` as offsets in memory from the first element of a part that is not contiguous. Kept for its strides."""
+        strides, known = local.stride(), self._strided
+        if known is None or known[0] != strides or known[1].device != local.device:
             positions = index.cpu().numpy().astype(np.int64)
             if self.run > 1:
                 positions = _elements(positions, self.run)
             coordinates = np.unravel_index(positions, tuple(local.shape))
             offsets = sum(c * stride for c, stride in zip(coordinates, strides, strict=True))
-            self._strided = strides, torch.from_numpy(_narrow(np.asarray(offsets))).to(local.device)
-        return self._strided[1]
+            known = strides, torch.from_numpy(_narrow(np.asarray(offsets))).to(local.device)
+            self._strided = known
+        return known[1]
 
 
 def plan_cores(fqn: str, layout: Layout, device: torch.device | str = "cpu") -> CorePlan:

@@ -28,6 +28,8 @@ class Gradients(Probe):
 
     def before_step(self, look: Look) -> None:
         """Rows for the chosen parameters that the optimizers about to step hold."""
+        if not look.choice.gradients:
+            return
         wanted = np.zeros(len(look.slots), np.bool_)
         scales = np.ones(len(look.slots))
         for optimizer in look.optimizers:

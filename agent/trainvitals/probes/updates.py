@@ -47,7 +47,8 @@ class Updates(Probe):
         """Compare the chosen tensors' cores with the last ones, and keep them."""
         self._count_moves(look)
         sample = look.sample
-        self._report(look, sample)
+        if sample.indices:
+            self._report(look, sample)
         self._had_gradient.clear()
         if look.choice.digests:
             _report_digests(look, sample.only(look.choice.digests), look.step)
@@ -58,6 +59,8 @@ class Updates(Probe):
         self._had_gradient.clear()
 
     def _cut_gradients(self, look: Look) -> None:
+        if not look.choice.cores:
+            return
         chosen = np.zeros(len(look.slots), np.bool_)
         chosen[list(look.choice.cores)] = True
         found: list[tuple[int, torch.Tensor]] = []
@@ -91,7 +94,7 @@ class Updates(Probe):
         self._moves += moved
 
     def _report(self, look: Look, sample: Sample) -> None:
-        since = (self._moves - self._moves_seen)[sample.indices] if sample.indices else np.zeros(0)
+        since = (self._moves - self._moves_seen)[sample.indices]
         rows = [
             row
             for row, index in enumerate(sample.indices)

@@ -36,6 +36,8 @@ class Values(Probe):
         """Rows for the chosen tensors; those that are swept in this look are left to Sweeps."""
         swept = set(look.choice.sweep)
         sample = look.sample
+        if not sample.indices:
+            return
         rows = [
             row
             for row, index in enumerate(sample.indices)

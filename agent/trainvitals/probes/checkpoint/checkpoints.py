@@ -42,6 +42,7 @@ Guarded = Callable[..., Any]
 
 FREE_CALLS = 256
 FREE_FOREIGN_LOADS = 16
+FOREIGN_PAUSE_S = 60.0
 
 
 def _unguarded(_part: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -71,7 +72,7 @@ class Checkpoints(Probe):
 
     Cost: within the save or load, some 0.2 ms a tensor whatever its size (2 digests of at most 4,096 elements), and at
     `start` about half of that; nothing per step. A trainer that saves or loads all the time is followed less closely:
-    after 256 calls, at most 5 % of its time.
+    after 256 calls, at most one in a second and 5 % of its time.
     """
 
     name = "checkpoint"
@@ -94,7 +95,7 @@ class Checkpoints(Probe):
         self._number = 0
         self._saves = self._loads = self._passed_over = 0
         self._pace = Pace(FREE_CALLS)
-        self._foreign_pace = Pace(FREE_FOREIGN_LOADS)
+        self._foreign_pace = Pace(FREE_FOREIGN_LOADS, FOREIGN_PAUSE_S)
 
     def start(self) -> None:
         """Begin to watch; report the loads that the journal has of these models."""

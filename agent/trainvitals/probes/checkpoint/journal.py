@@ -69,6 +69,13 @@ class Journal:
         self._loads: list[Loaded] = []
         self._pace = Pace(FREE_LOADS)
 
+    def __len__(self) -> int:
+        return len(self._loads)
+
+    def forget(self) -> None:
+        """Drop every remembered load."""
+        self._loads.clear()
+
     def look(self, call: Call) -> Finish | None:
         """A listener's look: at loads that no agent has taken."""
         if call.op != "load" or call.taken or not is_readable_now() or not self._pace.is_due():
@@ -159,10 +166,19 @@ def _device(tensor: torch.Tensor) -> torch.device:
 
 def _indices(loaded: Loaded, slots: SlotTable, index: LiveIndex) -> list[int]:
     if loaded.module is None:
-        return [index.at(storage) for storage in loaded.storages]
+        found = [index.at(storage) for storage in loaded.storages]
+        return [
+            i if i >= 0 and _alike(slots.fqn(i), name) else -1
+            for i, name in zip(found, loaded.names, strict=True)
+        ]
     module = loaded.module()
     inside = {} if module is None else slots_in(module, slots)
     return [inside.get(name, -1) for name in loaded.names]
+
+
+def _alike(fqn: str, name: str) -> bool:
+    """Memory is used again; the same place under a name that fits is the same tensor."""
+    return fqn == name or fqn.endswith(f".{name}") or name.endswith(f".{fqn}")
 
 
 def _as_slots(loaded: Loaded, slots: SlotTable, indices: list[int]) -> Manifest:

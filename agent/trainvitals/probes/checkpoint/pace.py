@@ -14,14 +14,18 @@ SHARE = 0.05
 
 class Pace:
     """
-    Says whether the next one is due: the first `free` always, later ones if reading them all takes under 5 % of time.
+    Says whether the next one is due: the first `free` always; later ones if reading takes under 5 % of the time and
+    `pause_s` has gone by (each is an event with all its keys on the wire).
 
     A checkpoint a minute is always read; a target network that is loaded at every step of 2 ms is not. Use it as a
     context manager around the work that counts.
     """
 
-    def __init__(self, free: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, free: int, pause_s: float = 1.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._free = free
+        self._pause_s = pause_s
         self._clock = clock
         self._spent = 0.0
         self._due_at = 0.0
@@ -49,4 +53,4 @@ class Pace:
     ) -> None:
         now = self._clock()
         self._spent += now - self._entered_at
-        self._due_at = now + self._spent / SHARE
+        self._due_at = now + max(self._spent / SHARE, self._pause_s)

@@ -10,30 +10,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from types import FrameType
+from typing import Any
 
 from trainvitals.probes.checkpoint.patches import Around
 from trainvitals.probes.checkpoint.watch import Call, Target, Watch
 
-
-def _torch_save(watch: Watch) -> Around:
-    """torch.serialization._save and _legacy_save: (obj, file, ...), called by torch.save with the file open."""
-
-    def around(original: Any, args: Any, kwargs: Any) -> Any:
-        if watch.is_silent or not args:
-            return original(*args, **kwargs)
-        call = Call(op="save", api="torch.save", handed=args[0], path=_path_of_torch_save())
-        return watch.watched(call, lambda: original(*args, **kwargs))
-
-    return around
+Describe = Callable[[Watch, Any, Any, FrameType], Call | None]
+"""(watch, args, kwargs, calling frame) -> what it is; None: this is no save or load of its own."""
 
 
-def _path_of_torch_save() -> str:
-    """The argument `f` of the torch.save that called: neither the zip writer nor a buffer knows its own path."""
-    frame = sys._getframe(3)  # this function, `around`, the patch's wrapper, torch.save
-    if frame.f_code.co_name != "save":
-        return ""
-    return _as_path(frame.f_locals.get("f"))
+def _watching(describe: Describe) -> Callable[[Watch], Around]:
+    """A patch that runs the function as a watched call."""
+
+    def make(watch: Watch) -> Around:
+        def around(original: Any, args: Any, kwargs: Any) -> Any:
+            caller = sys._getframe(2)  # this function, the patch's wrapper, the caller
+            return watch.watched(
+                lambda: describe(watch, args, kwargs, caller), lambda: original(*args, **kwargs)
+            )
+
+        return around
+
+    return make
+
+
+def _torch_save(_watch: Watch, args: Any, kwargs: Any, caller: FrameType) -> Call:
+    """
+    torch.serialization._save and _legacy_save: (obj, file, ...), called by torch.save with the file open.
+
+    The path is torch.save's argument `f`: neither the zip writer nor a buffer knows its own.
+    """
+    path = caller.f_locals.get("f") if caller.f_code.co_name == "save" else None
+    handed = args[0] if args else kwargs.get("obj")
+    return Call(op="save", api="torch.save", handed=handed, path=_as_path(path))
 
 
 def _flattened(watch: Watch) -> Around:
@@ -41,50 +51,47 @@ def _flattened(watch: Watch) -> Around:
 
     def around(original: Any, args: Any, kwargs: Any) -> Any:
         flat = original(*args, **kwargs)
-        if not watch.is_silent and args:
-            watch.note(args[0])
+        if not watch.is_silent:
+            watch.note(flat, args[0] if args else kwargs.get("tensors"))
         return flat
 
     return around
 
 
-def _safetensors_save(api: str) -> Callable[[Watch], Around]:
-    """safetensors.torch.serialize and serialize_file: (flat, [filename], metadata=); the flat dict holds pointers."""
-
-    def make(watch: Watch) -> Around:
-        def around(original: Any, args: Any, kwargs: Any) -> Any:
-            handed = watch.noted
-            if watch.is_silent or handed is None:
-                return original(*args, **kwargs)
-            path = args[1] if len(args) > 1 and api.endswith("save_file") else None
-            call = Call(op="save", api=api, handed=handed, path=_as_path(path))
-            return watch.watched(call, lambda: original(*args, **kwargs))
-
-        return around
-
-    return make
+def _safetensors_save(watch: Watch, args: Any, _kwargs: Any, _caller: FrameType) -> Call | None:
+    """safetensors.torch.serialize: (flat, metadata=); the flat dict holds pointers or bytes."""
+    handed = watch.noted(args[0]) if args else None
+    if handed is None:
+        return None
+    return Call(op="save", api="safetensors.torch.save", handed=handed)
 
 
-def _dcp(op: Literal["save", "load"]) -> Callable[[Watch], Around]:
-    """DCP's _save_state_dict and _load_state_dict: (state_dict, storage, ...), below all of its public functions."""
-    api, storage_name = (
-        f"torch.distributed.checkpoint.{op}",
-        f"storage_{'writer' if op == 'save' else 'reader'}",
-    )
-
-    def make(watch: Watch) -> Around:
-        def around(original: Any, args: Any, kwargs: Any) -> Any:
-            state_dict = args[0] if args else kwargs.get("state_dict")
-            storage = args[1] if len(args) > 1 else kwargs.get(storage_name)
-            call = Call(op=op, api=api, handed=state_dict, path=_storage_path(storage))
-            return watch.watched(call, lambda: original(*args, **kwargs))
-
-        return around
-
-    return make
+def _safetensors_save_file(
+    watch: Watch, args: Any, _kwargs: Any, _caller: FrameType
+) -> Call | None:
+    """safetensors.torch.serialize_file: (flat, filename, metadata=)."""
+    handed = watch.noted(args[0]) if args else None
+    if handed is None:
+        return None
+    path = _as_path(args[1]) if len(args) > 1 else ""
+    return Call(op="save", api="safetensors.torch.save_file", handed=handed, path=path)
 
 
-def _dcp_async(watch: Watch) -> Around:
+def _dcp_save(_watch: Watch, args: Any, kwargs: Any, _caller: FrameType) -> Call:
+    """DCP's _save_state_dict: (state_dict, storage_writer, ...), below save and save_state_dict."""
+    handed = args[0] if args else kwargs.get("state_dict")
+    path = _storage_path(args[1] if len(args) > 1 else kwargs.get("storage_writer"))
+    return Call(op="save", api="torch.distributed.checkpoint.save", handed=handed, path=path)
+
+
+def _dcp_load(_watch: Watch, args: Any, kwargs: Any, _caller: FrameType) -> Call:
+    """DCP's _load_state_dict: (state_dict, storage_reader, ...), below load and load_state_dict."""
+    handed = args[0] if args else kwargs.get("state_dict")
+    path = _storage_path(args[1] if len(args) > 1 else kwargs.get("storage_reader"))
+    return Call(op="load", api="torch.distributed.checkpoint.load", handed=handed, path=path)
+
+
+def _dcp_async_save(watch: Watch) -> Around:
     """
     DCP's _stateful_to_state_dict, when async_save calls it: the last moment before it stages a copy.
 
@@ -93,31 +100,31 @@ def _dcp_async(watch: Watch) -> Around:
 
     def around(original: Any, args: Any, kwargs: Any) -> Any:
         resolved = original(*args, **kwargs)
-        caller = sys._getframe(2)  # this function, the patch's wrapper, async_save
-        if caller.f_code.co_name == "async_save" and not watch.is_silent:
-            path = caller.f_locals.get("checkpoint_id")
-            path = _as_path(path) or _storage_path(caller.f_locals.get("storage_writer"))
-            api = "torch.distributed.checkpoint.async_save"
-            watch.watched(Call(op="save", api=api, handed=resolved, path=path), lambda: None)
+        caller = sys._getframe(2)
+        if caller.f_code.co_name == "async_save":
+            watch.watched(lambda: _async_call(resolved, caller), lambda: None)
         return resolved
 
     return around
 
 
-def _module_load(watch: Watch) -> Around:
+def _async_call(resolved: Any, caller: FrameType) -> Call:
+    given = caller.f_locals
+    path = _as_path(given.get("checkpoint_id")) or _storage_path(given.get("storage_writer"))
+    api = "torch.distributed.checkpoint.async_save"
+    return Call(op="save", api=api, handed=resolved, path=path)
+
+
+def _module_load(_watch: Watch, args: Any, kwargs: Any, _caller: FrameType) -> Call:
     """nn.Module.load_state_dict: (self, state_dict, strict, assign); overrides of subclasses stay, and call it."""
-
-    def around(original: Any, args: Any, kwargs: Any) -> Any:
-        if not args:
-            return original(*args, **kwargs)
-        handed = args[1] if len(args) > 1 else kwargs.get("state_dict")
-        assign = bool(args[3] if len(args) > 3 else kwargs.get("assign", False))
-        call = Call(
-            op="load", api="Module.load_state_dict", handed=handed, module=args[0], assign=assign
-        )
-        return watch.watched(call, lambda: original(*args, **kwargs))
-
-    return around
+    named = {**dict(zip(("self", "state_dict", "strict", "assign"), args, strict=False)), **kwargs}
+    return Call(
+        op="load",
+        api="Module.load_state_dict",
+        handed=named.get("state_dict"),
+        module=named["self"],
+        assign=bool(named.get("assign", False)),
+    )
 
 
 def _storage_path(storage: Any) -> str:
@@ -133,22 +140,21 @@ def _as_path(given: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
+_SERIALIZATION = "torch.serialization"
+_SAFE = "safetensors.torch"
 _SAVER = "torch.distributed.checkpoint.state_dict_saver"
 _LOADER = "torch.distributed.checkpoint.state_dict_loader"
-_SAFE = "safetensors.torch"
 TARGETS = (
-    Target("torch.serialization", "", "_save", "torch.save", _torch_save),
-    Target("torch.serialization", "", "_legacy_save", "torch.save (legacy)", _torch_save),
-    Target("torch.nn.modules.module", "Module", "load_state_dict", "load_state_dict", _module_load),
+    Target(_SERIALIZATION, "", "_save", "torch.save", _watching(_torch_save)),
+    Target(_SERIALIZATION, "", "_legacy_save", "torch.save, old format", _watching(_torch_save)),
+    Target("torch.nn.modules.module", "Module", "load_state_dict", "load", _watching(_module_load)),
     Target(_SAFE, "", "_flatten_as_ptr", "safetensors", _flattened),
     Target(_SAFE, "", "_flatten", "safetensors", _flattened),
-    Target(_SAFE, "", "serialize", "safetensors save", _safetensors_save("safetensors.torch.save")),
-    Target(
-        _SAFE, "", "serialize_file", "save_file", _safetensors_save("safetensors.torch.save_file")
-    ),
-    Target(_SAVER, "", "_save_state_dict", "dcp.save", _dcp("save")),
-    Target(_SAVER, "", "_stateful_to_state_dict", "dcp.async_save", _dcp_async),
-    Target(_LOADER, "", "_load_state_dict", "dcp.load", _dcp("load")),
+    Target(_SAFE, "", "serialize", "safetensors save", _watching(_safetensors_save)),
+    Target(_SAFE, "", "serialize_file", "save_file", _watching(_safetensors_save_file)),
+    Target(_SAVER, "", "_save_state_dict", "dcp.save", _watching(_dcp_save)),
+    Target(_SAVER, "", "_stateful_to_state_dict", "dcp.async_save", _dcp_async_save),
+    Target(_LOADER, "", "_load_state_dict", "dcp.load", _watching(_dcp_load)),
 )
 
 WATCH = Watch(TARGETS)

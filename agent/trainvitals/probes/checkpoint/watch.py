@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from trainvitals.probes.checkpoint.journal import Journal
 from trainvitals.awaited import AwaitedModules
+from trainvitals.probes.checkpoint.journal import Journal
 from trainvitals.probes.checkpoint.patches import Around, Patch
 
 LOGGER = logging.getLogger("trainvitals")
@@ -150,35 +150,38 @@ class Watch:
         with self._lock:
             if not self._holders:
                 return
-            absent: dict[str, list[str]] = {}
-            for target in self._targets:
-                if target.module != module:
-                    continue
+            mine = [target for target in self._targets if target.module == module]
+            served = set()
+            for target in mine:
                 owner: Any = sys.modules[module]
                 owner = getattr(owner, target.owner, None) if target.owner else owner
                 if owner is not None and target.name in vars(owner):
-                    self._patches.append(
-                        Patch(owner, target.name, target.label, target.around(self))
-                    )
-                    absent[target.serves] = []
-                elif absent.get(target.serves) is None or absent[target.serves]:
-                    absent.setdefault(target.serves, []).append(target.label)
-            self._absent += [label for labels in absent.values() for label in labels]
+                    around = target.around(self)
+                    self._patches.append(Patch(owner, target.name, target.label, around))
+                    served.add(target.serves)
+            self._absent += [target.label for target in mine if target.serves not in served]
 
-    def watched(self, call: Call, original: Callable[[], Any]) -> Any:
-        """Run `original`, telling the listeners before and after; or only run it, inside another watched call."""
+    def watched(self, make: Callable[[], Call | None], original: Callable[[], Any]) -> Any:
+        """
+        Run `original`, telling the listeners before and after of the call that `make` describes.
+
+        Inside another watched call it is only run.
+        """
         if self.is_silent:
             return original()
         self._local.inside = True
         try:
+            call = self._described(make)
+            if call is None:
+                return original()
             finishes = self._look(call)
             call.failed = True
             try:
                 result = original()
                 call.failed = False
                 if call.module is not None:
-                    call.missing = list(getattr(result, "missing_keys", ()))
-                    call.unexpected = list(getattr(result, "unexpected_keys", ()))
+                    call.missing = list(getattr(result, "missing_keys", None) or ())
+                    call.unexpected = list(getattr(result, "unexpected_keys", None) or ())
                 return result
             finally:
                 for listener, finish in finishes:
@@ -191,15 +194,23 @@ class Watch:
         """Whether this thread is inside a watched call already, or this process is a forked child."""
         return getattr(self._local, "inside", False) or os.getpid() != self._pid
 
-    @property
-    def noted(self) -> Any:
-        """What the last `note` on this thread was about; taken once."""
-        noted, self._local.noted = getattr(self._local, "noted", None), None
-        return noted
+    def note(self, flat: Any, handed: Any) -> None:
+        """Keep what `flat` was made of, for a function further down that only gets to see that."""
+        self._local.noted = (flat, handed)
 
-    def note(self, handed: Any) -> None:
-        """Keep what is about to be saved, for a function further down that no longer gets to see it."""
-        self._local.noted = handed
+    def noted(self, flat: Any) -> Any:
+        """What the last `note` on this thread says of `flat`, else None; it is forgotten here."""
+        noted, self._local.noted = getattr(self._local, "noted", (None, None)), (None, None)
+        return noted[1] if noted[0] is flat else None
+
+    def _described(self, make: Callable[[], Call | None]) -> Call | None:
+        try:
+            return make()
+        except Exception:  # a storage or file object whose attributes raise: see _guarded
+            LOGGER.warning(
+                "a save or load could not be described and is not reported", exc_info=True
+            )
+            return None
 
     def _look(self, call: Call) -> list[tuple[Listener, Finish]]:
         finishes = []

@@ -1,0 +1,136 @@
+"""
+One place that holds a tensor, and whether it still holds what it held.
+
+A slot is the same as at the last look if it holds the same object (asked of a weak reference: ids and pointers are
+re-used by allocators, and a strong one would keep replaced caches alive) with the same storage pointer, dtype, device,
+shape and requires_grad. Version counters are not judged: `.data.add_` and numpy writes legally leave them standing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from trainvitals.cores import CorePlan
+from trainvitals.layout import Layout, is_dtensor
+from trainvitals.places import Place
+
+
+class State(NamedTuple):
+    """What is compared beside the object itself. Storage 0: it has none of its own that can be asked for."""
+
+    storage: int
+    dtype: torch.dtype
+    device: torch.device
+    shape: tuple[int, ...]
+    trainable: bool
+
+    def differences(self, other: State) -> list[str]:
+        """Names of the fields that differ, as SlotChanged has them."""
+        pairs = zip(self._fields, self, other, strict=True)
+        return [name for name, mine, its in pairs if mine != its]
+
+
+class Slot:
+    """One place, and what it held when it was last judged; `layout` and `plan` are kept here by the table."""
+
+    __slots__ = (
+        "_has_pointer",
+        "_key",
+        "_owner",
+        "_shadow",
+        "identity",
+        "index",
+        "layout",
+        "place",
+        "plan",
+        "reference",
+        "sharded",
+        "state",
+    )
+
+    def __init__(self, index: int, place: Place) -> None:
+        self.index = index
+        self.reference: Callable[[], torch.Tensor | None] = _nothing
+        self.identity = 0
+        self.state: State | None = None
+        self.sharded = False
+        self.layout: Layout | None = None
+        self.plan: CorePlan | None = None
+        self._has_pointer = False
+        self.move(place)
+
+    def move(self, place: Place) -> None:
+        """The slot is found there now."""
+        self.place = place
+        self._owner: Mapping[str, Any] = place.owner
+        self._shadow: Mapping[str, Any] = place.shadow
+        self._key = place.key
+
+    def now(self) -> torch.Tensor | None:
+        """The tensor that the module's attribute gives now."""
+        found = self._shadow.get(self._key)
+        if found is None:
+            found = self._owner.get(self._key)
+        return found if isinstance(found, torch.Tensor) else None
+
+    def is_same(self) -> bool:
+        """Whether it holds what it held; 0.6 us."""
+        found = self._shadow.get(self._key)
+        if found is None:
+            found = self._owner.get(self._key)
+        if found is not self.reference():
+            return False
+        state = self.state
+        if found is None or state is None or not self._has_pointer:
+            return (None if found is None else state_of(found)) == state
+        # The same pointer is the same device.
+        return (
+            found.data_ptr() == state.storage
+            and found.dtype is state.dtype
+            and found.requires_grad is state.trainable
+            and found.shape == state.shape
+        )
+
+    def adopt(self, tensor: torch.Tensor | None) -> None:
+        """Take what is there now as right."""
+        self.reference = _nothing if tensor is None else weakref.ref(tensor)
+        self.state = None if tensor is None else state_of(tensor)
+        self.sharded = tensor is not None and is_dtensor(tensor)
+        self._has_pointer = (
+            type(tensor) in _PLAIN and self.state is not None and self.state.storage != 0
+        )
+
+
+def state_of(tensor: torch.Tensor) -> State:
+    """What is compared of a tensor; 1 us."""
+    if is_lazy(tensor):
+        return State(0, tensor.dtype, tensor.device, (), tensor.requires_grad)
+    local = cast(Any, tensor)._local_tensor if is_dtensor(tensor) else tensor
+    try:
+        storage = local.data_ptr()
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ):  # sparse, and subclasses that keep their data elsewhere
+        storage = 0
+    return State(storage, tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad)
+
+
+def words(state: State | None) -> str:
+    """Dtype, shape and device, for people."""
+    if state is None:
+        return ""
+    return f"{str(state.dtype).removeprefix('torch.')}{list(state.shape)} on {state.device}"
+
+
+_PLAIN = (torch.Tensor, nn.Parameter)
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,217 @@
+"""The budget against a simulated trainer: looks cost what the simulation says, and the share must hold."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from trainvitals.budget import COUNTER_STEPS, DIGEST_STEPS, FULL_LOOKS, WALK_STEPS, Budget
+from trainvitals.probes.probe import Choice
+from trainvitals.slots import SlotTable
+
+KINDS = ("identity", "cores", "sweep", "gradients")
+
+
+class Trainer:
+    """A trainer whose steps take `step_seconds`, and probes that cost so much a look, or a thousand elements."""
+
+    def __init__(
+        self,
+        slots: SlotTable,
+        budget: Budget,
+        step_seconds: float,
+        slow: float = 1.0,
+        fixed: float = 2e-6,
+    ) -> None:
+        self.slots, self.budget, self.step_seconds = slots, budget, step_seconds
+        self.slow, self.fixed = slow, fixed
+        self.step = 0
+        self.agent_seconds: list[float] = []
+        self.choices: list[Choice] = []
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            choice = self.budget.choose(self.step, self.slots)
+            costs = {kind: self._cost(kind, choice) for kind in KINDS}
+            for kind, seconds in costs.items():
+                self.budget.spent(kind, len(getattr(choice, kind)), seconds)
+            ours = sum(costs.values()) + self.fixed
+            self.step += 1
+            self.agent_seconds.append(ours)
+            self.choices.append(choice)
+            self.budget.step_took(self.step_seconds + ours, ours)
+
+    def share(self, last: int) -> float:
+        ours = sum(self.agent_seconds[-last:])
+        return ours / (last * self.step_seconds + ours)
+
+    def ages(self, kind: str, last: int) -> dict[int, int]:
+        """Per tensor: steps since its last look of this kind; `last` if it had none."""
+        found: dict[int, int] = {}
+        for age, choice in enumerate(reversed(self.choices[-last:])):
+            for index in getattr(choice, kind):
+                found.setdefault(index, age)
+        return found
+
+    def _cost(self, kind: str, choice: Choice) -> float:
+        thousands = [self.slots.layout(index).local_numel / 1024 for index in getattr(choice, kind)]
+        if kind == "identity":
+            return 0.5e-6 * len(thousands) * self.slow
+        if kind == "cores":
+            return sum(20e-6 + 5e-6 * min(each, 4) for each in thousands) * self.slow
+        return sum(2e-6 + 0.5e-6 * each for each in thousands) * self.slow
+
+
+@pytest.fixture(scope="module")
+def slots() -> SlotTable:
+    """Sixty layers, some large, one of 4 million elements, and two expert biases."""
+    model = nn.Sequential(*(nn.Linear(64, 16 + 200 * (k % 7 == 0)) for k in range(60)))
+    model.append(nn.Linear(2048, 2048, bias=False))
+    for k in (3, 30):
+        model[k].register_buffer("expert_bias", torch.zeros(4))
+    return SlotTable([model])
+
+
+@pytest.mark.parametrize("share", [0.002, 0.005, 0.02])
+@pytest.mark.parametrize("step_seconds", [0.05, 1.0])
+def test_the_share_of_step_time_holds(slots: SlotTable, share: float, step_seconds: float) -> None:
+    """Over a thousand steps the looks cost no more than the share, and most of it is used if there is use for it."""
+    trainer = Trainer(slots, Budget(share), step_seconds)
+    trainer.run(1200)
+    everything = sum(trainer.agent_seconds[:1]) / step_seconds
+    used = trainer.share(1000)
+    assert used <= share * 1.05  # a window may begin or end with a dear sweep half paid
+    assert used >= 0.8 * min(share, everything)
+
+
+def test_everything_is_looked_at_every_step_without_a_limit(slots: SlotTable) -> None:
+    """budget=None: every slot, every core, every large tensor swept, every gradient, at every step."""
+    trainer = Trainer(slots, Budget(None), 0.001, slow=1000)
+    trainer.run(50)
+    large = [i for i in range(len(slots)) if slots.layout(i).numel > 4096]
+    for choice in trainer.choices:
+        assert list(choice.identity) == list(choice.cores) == list(range(len(slots)))
+        assert list(choice.sweep) == large
+        assert len(choice.gradients) == sum(
+            slots.info(i).kind == "param" for i in range(len(slots))
+        )
+        assert choice.walk
+    assert [n for n, choice in enumerate(trainer.choices, 1) if choice.counters][:5] == [
+        1,
+        2,
+        3,
+        4,
+        8,
+    ]
+    assert Budget(None).plan() == dict.fromkeys(("identity", "cores", "gradients", "sweep"), 1.0)
+
+
+def test_watched_tensors_are_looked_at_every_step(slots: SlotTable) -> None:
+    """Expert biases, and what the user watches, have their turn at every step even when all else must wait."""
+    budget = Budget(0.001, watch=["7.*"])
+    trainer = Trainer(slots, budget, 0.02)
+    trainer.run(400)
+    names = ("3.expert_bias", "30.expert_bias", "7.weight", "7.bias")
+    watched = {i for i in range(len(slots)) if slots.fqn(i) in names}
+    assert len(watched) == 4
+    for choice in trainer.choices:
+        assert watched <= set(choice.identity)
+        assert watched <= set(choice.cores)
+    assert any(len(choice.cores) == 4 for choice in trainer.choices)
+
+
+def test_every_tensor_has_its_turn(slots: SlotTable) -> None:
+    """Under a tight budget each slot, core, gradient and large tensor still comes by; the plan says how often."""
+    trainer = Trainer(slots, Budget(0.005), 0.05)
+    trainer.run(1500)
+    large = {i for i in range(len(slots)) if slots.layout(i).numel > 4096}
+    assert set(trainer.ages("identity", 100)) == set(range(len(slots)))
+    assert set(trainer.ages("cores", 200)) == set(range(len(slots)))
+    assert set(trainer.ages("sweep", 600)) == large
+    plan = trainer.budget.plan()
+    assert plan["identity"] is not None
+    assert plan["identity"] < 1.5
+    cores = plan["cores"]
+    assert cores is not None
+    assert max(trainer.ages("cores", 200).values()) <= 2 * cores + 8
+    assert cores > 1
+
+
+def test_one_dear_look_is_paid_off_before_the_next() -> None:
+    """A sweep of many steps' income is taken, carried as debt, and not repeated before it is paid."""
+    slots = SlotTable([nn.Linear(2048, 2048, bias=False)])
+    trainer = Trainer(slots, Budget(0.005), 0.02)
+    trainer.run(1200)
+    sweeps = [n for n, choice in enumerate(trainer.choices) if choice.sweep and n >= FULL_LOOKS]
+    assert len(sweeps) > 3
+    gaps = [b - a for a, b in pairwise(sweeps)]
+    assert min(gaps) > 20
+    assert trainer.share(1000) <= 0.0055
+
+
+def test_a_pause_does_not_buy_a_burst(slots: SlotTable) -> None:
+    """After an evaluation of a thousand steps' time the next steps cost hardly more than before."""
+    trainer = Trainer(slots, Budget(0.005), 0.05)
+    trainer.run(300)
+    trainer.step_seconds = 50.0
+    trainer.run(1)
+    trainer.step_seconds = 0.05
+    trainer.run(20)
+    assert sum(trainer.agent_seconds[-20:]) < 0.005 * 0.05 * (20 + 40)
+
+
+def test_a_stalled_look_does_not_silence_for_ever(slots: SlotTable) -> None:
+    """A machine that slept for an hour inside a probe is forgiven after a bounded number of steps."""
+    budget = Budget(0.005)
+    trainer = Trainer(slots, budget, 0.05)
+    trainer.run(50)
+    budget.spent("cores", 1, 3600.0)
+    budget.step_took(3600.0, 3600.0)
+    trainer.run(4000)
+    assert set(trainer.ages("cores", 300)) == set(range(len(slots)))
+
+
+def test_walks_and_counters_come_by_the_step_number(slots: SlotTable) -> None:
+    """They are rare under a budget, and at the same steps on all ranks."""
+    trainer = Trainer(slots, Budget(0.005), 0.05)
+    trainer.run(2 * WALK_STEPS)
+    walks = [n for n, choice in enumerate(trainer.choices, 1) if choice.walk]
+    assert walks == [1, 2, WALK_STEPS, 2 * WALK_STEPS]
+    counters = [n for n, choice in enumerate(trainer.choices, 1) if choice.counters]
+    assert counters[:5] == [1, 2, 3, COUNTER_STEPS[1], 2 * COUNTER_STEPS[1]]
+
+
+def test_ranks_digest_the_same_tensors_at_the_same_steps() -> None:
+    """Whatever their budgets buy, two ranks' digests can be compared; in time every tensor has had its turn."""
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(100)))
+    slots = SlotTable([model], world_size=2, replicated=True)
+    fast, slow = Trainer(slots, Budget(0.005), 0.05), Trainer(slots, Budget(0.005), 0.05, slow=20)
+    for trainer in (fast, slow):
+        trainer.run(5 * DIGEST_STEPS)
+    digests = [list(choice.digests) for choice in fast.choices]
+    assert digests == [list(choice.digests) for choice in slow.choices]
+    steps = [n for n, choice in enumerate(fast.choices, 1) if choice.digests]
+    assert steps == [1, *range(DIGEST_STEPS, 5 * DIGEST_STEPS + 1, DIGEST_STEPS)]
+    assert {index for chosen in digests[1:] for index in chosen} == set(range(200))
+    for choice in slow.choices:
+        assert set(choice.digests) <= set(choice.cores)
+
+
+def test_fixed_costs_above_the_share_do_not_blind_it(slots: SlotTable) -> None:
+    """With steps of a few ms hooks alone cost more than the share; each slot and core still has its turn in time."""
+    trainer = Trainer(slots, Budget(0.005), 0.01, fixed=200e-6)
+    trainer.run(3000)
+    watched = 2 * 21e-6
+    assert set(trainer.ages("identity", 200)) == set(range(len(slots)))
+    assert set(trainer.ages("cores", 2000)) == set(range(len(slots)))
+    assert trainer.share(1000) < (200e-6 + watched + 0.3 * 0.005 * 0.01) / 0.01
+
+
+def test_the_plan_says_none_for_what_has_no_turn() -> None:
+    """A model without large tensors is never swept."""
+    trainer = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 1.0)
+    trainer.run(300)
+    assert trainer.budget.plan() == {"identity": 1.0, "cores": 1.0, "gradients": 1.0, "sweep": None}

@@ -1,0 +1,145 @@
+"""
+Runs for lora-a-growth, lora-b-stuck and expert-bias-drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, tensor
+from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
+from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
+from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+A, B = "wq.lora_A.default.weight", "wq.lora_B.default.weight"
+BIAS = "layers.0.moe.expert_bias"
+
+
+def _adapter() -> Stream:
+    """A of rank 4 on 16 inputs (64 elements; initialised at 0.14 each: norm 1.2), B [16, 4]."""
+    stream = Stream([tensor(A, shape=[4, 16]), tensor(B, shape=[16, 4])])
+    stream.optimizers([[A, B]])
+    return stream
+
+
+def _train(
+    a: list[float],
+    b: list[float],
+    *,
+    grad_a: float = 1.0,
+    grad_b: float | None = 1.0,
+    lr: float = 1e-3,
+) -> Stream:
+    """Norms of A and B after each step; what B gains in a step is its update, from zero unless it is wide."""
+    stream, before = _adapter(), b[0] if b[0] > 1 else 0.0
+    for norm_a, norm_b in zip(a, b, strict=True):
+        stream.step(
+            values={A: norm_a, B: norm_b},
+            updates={A: 0.01 if norm_b else 0.0, B: abs(norm_b - before)},
+            gradients={A: grad_a, B: grad_b},
+            lr=lr,
+        )
+        before = norm_b
+    return stream
+
+
+@SCENARIOS.fires(LoraAGrowth, Severity.CRITICAL, subject=A, first_step=1, says="uninitialised")
+def garbage_beside_a_zero_b() -> Stream:
+    """Elements of 30 where 0.5 is the widest start."""
+    return _train([240.0] * 3, [0.04, 0.08, 0.1])
+
+
+@SCENARIOS.fires(LoraAGrowth, Severity.CRITICAL, subject=A, first_step=2, says="no gradient")
+def growth_while_b_is_zero() -> Stream:
+    """A has no gradient while B is zero, and grows."""
+    return _train([1.2, 2.0, 3.0], [0.0, 0.0, 0.0], grad_a=0.0)
+
+
+@SCENARIOS.fires(LoraAGrowth, Severity.CRITICAL, subject=A, says="grew from 1.2")
+def explosion_in_training() -> Stream:
+    """From 1.2 to 40 in 40 steps, at a rate far too high."""
+    return _train([1.2 + step for step in range(40)], [0.5 * (step + 1) for step in range(40)])
+
+
+@SCENARIOS.silent(LoraAGrowth, LoraBStuck)
+def ordinary_adapter() -> Stream:
+    """A triples in a small model at a high rate, B leaves zero."""
+    return _train(
+        [1.2 + 0.04 * step for step in range(60)], [0.04 * (step + 1) for step in range(60)]
+    )
+
+
+@SCENARIOS.silent(LoraAGrowth, LoraBStuck)
+def weight_decay_before_b_moves() -> Stream:
+    """A shrinks while B is zero; the learning rate is still 0."""
+    return _train([1.2, 1.199, 1.198], [0.0, 0.0, 0.0], grad_a=0.0, lr=0.0)
+
+
+@SCENARIOS.silent(LoraAGrowth)
+def adapter_from_a_decomposition() -> Stream:
+    """PiSSA: A and B both start wide."""
+    return _train([80.0] * 5, [80.0] * 5)
+
+
+@SCENARIOS.fires(LoraBStuck, Severity.CRITICAL, subject=B, first_step=1, says="A is zero too")
+def both_zero_for_ever() -> Stream:
+    """Fresh pages: neither has a gradient."""
+    return _train([0.0] * 10, [0.0] * 10, grad_a=0.0, grad_b=0.0)
+
+
+@SCENARIOS.fires(LoraBStuck, Severity.CRITICAL, subject=B, says="although it has a gradient")
+def b_with_a_gradient_and_zero() -> Stream:
+    """The optimizer steps something else."""
+    return _train([1.2] * 10, [0.0] * 10)
+
+
+@SCENARIOS.silent(LoraBStuck)
+def adapter_that_is_not_active() -> Stream:
+    """No gradient at all reaches it."""
+    return _train([1.2] * 20, [0.0] * 20, grad_b=None)
+
+
+@SCENARIOS.silent(LoraBStuck)
+def adapter_of_an_idle_expert() -> Stream:
+    """Its gradient is zero, its A is as it should be."""
+    return _train([1.2] * 20, [0.0] * 20, grad_b=0.0)
+
+
+def _bias(ends: Callable[[int], tuple[float, float]], steps: int = 80) -> Stream:
+    stream = Stream([tensor(BIAS, kind="buffer", shape=[4]), "w"])
+    for step in range(steps):
+        stream.step(values={"*": 1.0}, extremes={BIAS: ends(step)})
+    return stream
+
+
+@SCENARIOS.fires(ExpertBiasDrift, Severity.WARNING, subject=BIAS, says="alike")
+def all_experts_pushed_alike() -> Stream:
+    """Counts that are zero when they are read: every expert looks idle."""
+    return _bias(lambda step: (0.001 * step - 0.02, 0.001 * step + 0.02))
+
+
+@SCENARIOS.fires(ExpertBiasDrift, Severity.WARNING, subject=BIAS, says="ran apart")
+def experts_run_apart() -> Stream:
+    """Wider than the scores, and wider at every step."""
+    return _bias(lambda step: (-0.6 - 0.01 * step, 0.6 + 0.01 * step))
+
+
+@SCENARIOS.silent(ExpertBiasDrift)
+def early_growth_to_both_sides() -> Stream:
+    """At the start a bias moves at its full rate at every step."""
+    return _bias(lambda step: (-0.001 * step, 0.001 * step))
+
+
+@SCENARIOS.silent(ExpertBiasDrift)
+def wide_and_balanced() -> Stream:
+    """A wide bias that goes to and fro."""
+    return _bias(lambda step: (-0.8 - 0.01 * (step % 3), 0.8 + 0.01 * (step % 2)))
+
+
+@SCENARIOS.silent(ExpertBiasDrift)
+def bias_that_is_not_updated() -> Stream:
+    """Fine-tuning: the loaded bias stays as it is."""
+    return _bias(lambda _: (-2.0, 3.0))

@@ -1,0 +1,266 @@
+"""
+Runs for checkpoint-stale, checkpoint-keys-changed and resume-not-applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, digest_of, tensor
+from trainvitals.facts import SKETCH_SIZE
+from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
+from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
+from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+BIAS = "moe.expert_bias"
+WEIGHTS = ["embed.weight", *(f"layers.{layer}.wq.weight" for layer in range(6)), "output.weight"]
+
+
+def _trained(steps: int = 5) -> Stream:
+    stream = Stream(["a", "b", "c", tensor(BIAS, kind="buffer")])
+    stream.optimizers([["a", "b", "c"]])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, steps=steps)
+    return stream
+
+
+def _older(fqn: str, step: int) -> dict[str, Any]:
+    return {"digest": digest_of(fqn, 9), "stale_step": step}
+
+
+@SCENARIOS.fires(CheckpointStale, Severity.CRITICAL, subject=BIAS, first_step=5, says="all zeros")
+def zeros_beside_live_weights() -> Stream:
+    """The cached dict has the buffer as it was registered."""
+    stream = _trained()
+    stream.checkpoint(rows={BIAS: {"digest": 1, "square_sum": 0.0, "stale_step": 0}}, path="step-5")
+    return stream
+
+
+@SCENARIOS.fires(CheckpointStale, Severity.CRITICAL, subject=BIAS, says="at step 2")
+def older_buffer_beside_live_weights() -> Stream:
+    """Zero is not the only wrong value."""
+    stream = _trained()
+    stream.checkpoint(rows={BIAS: _older(BIAS, 2)}, path="step-5")
+    return stream
+
+
+@SCENARIOS.silent(CheckpointStale)
+def true_save() -> Stream:
+    """Every entry is the live tensor."""
+    stream = _trained()
+    stream.checkpoint(path="step-5")
+    return stream
+
+
+@SCENARIOS.silent(CheckpointStale)
+def best_model_kept_aside() -> Stream:
+    """All entries are of one older step."""
+    stream = _trained()
+    stream.checkpoint(rows={fqn: _older(fqn, 3) for fqn in ("a", "b", "c", BIAS)}, path="best")
+    return stream
+
+
+@SCENARIOS.silent(CheckpointStale)
+def averaged_weights() -> Stream:
+    """EMA: other than live, and equal to nothing older; one buffer not yet touched is zero."""
+    stream = _trained()
+    rows: dict[str, Any] = {fqn: {"digest": digest_of(fqn, 7)} for fqn in ("a", "b", "c")}
+    stream.checkpoint(rows={**rows, BIAS: {"digest": 1, "square_sum": 0.0}}, path="ema")
+    return stream
+
+
+@SCENARIOS.silent(CheckpointStale)
+def save_that_failed() -> Stream:
+    """Nothing was written."""
+    stream = _trained()
+    stream.checkpoint(rows={BIAS: _older(BIAS, 2)}, failed=True)
+    return stream
+
+
+def _compiled() -> Stream:
+    """A model with a compiled block: the module tree has `_orig_mod` all along."""
+    stream = Stream(
+        ["embed.weight", "layers.0._orig_mod.wq.weight", "layers.1._orig_mod.wq.weight"]
+    )
+    stream.step(values={"*": 1.0}, updates={"*": 0.1})
+    return stream
+
+
+PLAIN = ["embed.weight", "layers.0.wq.weight", "layers.1.wq.weight"]
+
+
+@SCENARIOS.fires(
+    CheckpointKeysChanged,
+    Severity.CRITICAL,
+    subject="layers.0.wq.weight",
+    first_step=2,
+    says="_orig_mod",
+)
+def keys_renamed_between_two_saves() -> Stream:
+    """The cached dict was renamed in between."""
+    stream = _compiled()
+    stream.checkpoint(keys=PLAIN, path="/runs/step-1")
+    stream.step(values={"*": 1.0})
+    stream.checkpoint(path="/runs/step-2")
+    return stream
+
+
+@SCENARIOS.fires(
+    CheckpointKeysChanged, Severity.CRITICAL, subject="layers.0.wq.weight", says="2 of its 3"
+)
+def keys_renamed_after_a_resume() -> Stream:
+    """The second job saves other names than the first; the model is wrapped as before."""
+    stream = _compiled()
+    stream.checkpoint(keys=PLAIN, path="/runs/step-1")
+    stream.restart()
+    stream.step(values={"*": 1.0})
+    stream.checkpoint(path="/runs/step-2")
+    return stream
+
+
+@SCENARIOS.fires(CheckpointKeysChanged, Severity.WARNING, subject="embed.weight")
+def model_wrapped_between_two_jobs() -> Stream:
+    """DDP came along: names gain a prefix, of the model and of the checkpoint."""
+    stream = Stream(PLAIN)
+    stream.step(values={"*": 1.0})
+    stream.checkpoint(path="/runs/step-1")
+    stream.restart([f"module.{fqn}" for fqn in PLAIN])
+    stream.step(values={"*": 1.0})
+    stream.checkpoint(path="/runs/step-2")
+    return stream
+
+
+@SCENARIOS.silent(CheckpointKeysChanged)
+def prefixed_from_the_start() -> Stream:
+    """A trainer that always saves so is consistent."""
+    stream = _compiled()
+    for _ in range(3):
+        stream.checkpoint(path=f"/runs/step-{stream.now}")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(CheckpointKeysChanged)
+def final_export_with_plain_names() -> Stream:
+    """Another kind of file may have other names."""
+    stream = _compiled()
+    stream.checkpoint(path="/runs/step-1.pt")
+    stream.checkpoint(keys=PLAIN, path="/runs/model_final.pt")
+    return stream
+
+
+@SCENARIOS.silent(CheckpointKeysChanged)
+def save_of_a_part() -> Stream:
+    """Adapters alone, under the same name."""
+    stream = _compiled()
+    stream.checkpoint(path="/runs/step-1.pt")
+    stream.checkpoint(keys=["layers.0.wq.weight"], path="/runs/step-2.pt")
+    return stream
+
+
+def _columns(vector: np.ndarray[Any, Any], fqn: str, version: int) -> dict[str, Any]:
+    """DIGESTS columns of a made-up tensor: its sketch by random signs, the same for all."""
+    signs = np.random.default_rng(5).choice([-1.0, 1.0], (SKETCH_SIZE, len(vector)))
+    sketch = signs @ vector
+    return {
+        "digest": digest_of(fqn, version),
+        "square_sum": float(vector @ vector),
+        **{f"sketch_{k}": float(sketch[k]) for k in range(SKETCH_SIZE)},
+    }
+
+
+def _state(seed: int, moved: float = 0.0) -> dict[str, dict[str, Any]]:
+    """A model's state from this seed, moved by so much (in standard deviations)."""
+    rows = {}
+    for number, fqn in enumerate(WEIGHTS):
+        vector = np.random.default_rng((seed, number)).normal(size=64)
+        away = np.random.default_rng((99, number)).normal(size=64)
+        version = seed * 1000 + int(moved * 100)
+        rows[fqn] = _columns(vector + moved * away, fqn, version)
+    return rows
+
+
+def _live(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Manifest rows of a save or load that is true."""
+    return {
+        fqn: {**row, "live_digest": row["digest"], "live_square_sum": row["square_sum"]}
+        for fqn, row in rows.items()
+    }
+
+
+def _resumed(
+    start: Mapping[str, Any], *, load: Mapping[str, Any] | None = None, counter: int = 1
+) -> Stream:
+    """An attempt of ten steps and its save of state 1; then one that starts from `start` after loading `load`."""
+    stream = Stream(WEIGHTS)
+    stream.step(values={"*": 1.0}, counters={"*": 10}, steps=10)
+    stream.checkpoint(path="step-10", rows=_live(_state(1)))
+    stream.restart()
+    if load is not None:
+        stream.checkpoint("load", rows=_live(load), path="step-10")
+    stream.beginning(start)
+    stream.step(values={"*": 1.0}, counters={"*": counter}, steps=3)
+    return stream
+
+
+@SCENARIOS.fires(
+    ResumeNotApplied, Severity.CRITICAL, first_step=10, says="what was loaded step-10 at step 10"
+)
+def initialised_again_after_loading() -> Stream:
+    """The load took, and the first step starts from other weights."""
+    return _resumed(_state(2), load=_state(1))
+
+
+@SCENARIOS.fires(ResumeNotApplied, Severity.CRITICAL, says="although its optimizer continues")
+def weights_fresh_and_optimizer_restored() -> Stream:
+    """A partial load restored the optimizer only; what it says it loaded is what was there."""
+    return _resumed(_state(2), load=_state(2), counter=11)
+
+
+@SCENARIOS.fires(ResumeNotApplied, Severity.CRITICAL, says="matched 0 of its 8 keys")
+def load_that_matched_nothing() -> Stream:
+    """strict=False, and names of another library."""
+    stream = Stream(WEIGHTS)
+    keys = [f"model.{fqn.replace('.', '_')}" for fqn in WEIGHTS]
+    stream.checkpoint("load", keys=keys, missing=WEIGHTS, unexpected=keys, is_model=False)
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(ResumeNotApplied)
+def resumed_as_saved() -> Stream:
+    """Bit for bit."""
+    return _resumed(_state(1), load=_state(1), counter=11)
+
+
+@SCENARIOS.silent(ResumeNotApplied)
+def one_unseen_step_after_the_load() -> Stream:
+    """Attached late: the weights have moved a little."""
+    return _resumed(_state(1, moved=0.1), load=_state(1), counter=12)
+
+
+@SCENARIOS.silent(ResumeNotApplied)
+def fresh_start_under_the_same_name() -> Stream:
+    """No load, no counters: the next fold of a cross-validation."""
+    return _resumed(_state(2))
+
+
+@SCENARIOS.silent(ResumeNotApplied)
+def new_head_after_loading() -> Stream:
+    """One tensor of eight is initialised anew."""
+    start = {**_state(1), "output.weight": _state(2)["output.weight"]}
+    return _resumed(start, load=_state(1), counter=11)
+
+
+@SCENARIOS.silent(ResumeNotApplied)
+def adapters_loaded_over_a_base() -> Stream:
+    """All of the load fits; that the base is missing from it is meant."""
+    stream = Stream([*WEIGHTS, "lora.a", "lora.b", "lora.c"])
+    stream.checkpoint("load", keys=["lora.a", "lora.b", "lora.c"], missing=WEIGHTS)
+    stream.step(values={"*": 1.0})
+    return stream

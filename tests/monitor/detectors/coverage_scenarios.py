@@ -1,0 +1,153 @@
+"""
+Runs for parameter-not-in-optimizer, optimizer-holds-dead-parameter and gradient-missing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, tensor
+from trainvitals.frame import ForeignParameter
+from trainvitals_monitor.detectors.gradient_missing import GradientMissing
+from trainvitals_monitor.detectors.optimizer_holds_dead_parameter import OptimizerHoldsDeadParameter
+from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+BOTH = (ParameterNotInOptimizer, OptimizerHoldsDeadParameter)
+
+
+def _dead(shape: list[int], *, has_gradient: bool = False) -> ForeignParameter:
+    return ForeignParameter(group=0, shape=shape, dtype="float32", has_gradient=has_gradient)
+
+
+def _run(
+    held: list[str], count: int = 12, *, grad: Any = 1.0, update: Any = None, **seen: Any
+) -> Stream:
+    """A body of 64 elements and a head of 8; `held` are in the optimizer, the others do not move."""
+    stream = Stream([tensor("body"), tensor("head", shape=[8])])
+    stream.optimizers([held], **seen)
+    moved = {fqn: 0.1 if fqn in held else 0.0 for fqn in ("body", "head")}
+    stream.step(
+        values={"*": 1.0}, gradients={"*": grad}, updates=update or moved, lr=1e-3, steps=count
+    )
+    return stream
+
+
+@SCENARIOS.fires(
+    ParameterNotInOptimizer, Severity.WARNING, subject="head", first_step=1, says="no optimizer"
+)
+def head_left_out() -> Stream:
+    """The smaller part has gradients and no optimizer."""
+    return _run(["body"])
+
+
+@SCENARIOS.silent(ParameterNotInOptimizer)
+def only_the_head_is_trained() -> Stream:
+    """Most of the model is outside: that was meant."""
+    return _run(["head"])
+
+
+@SCENARIOS.silent(*BOTH)
+def all_held() -> Stream:
+    """Nothing is left out."""
+    return _run(["body", "head"])
+
+
+@SCENARIOS.silent(*BOTH)
+def optimizer_that_comes_later() -> Stream:
+    """The second player of a GAN steps for the first time in step 4."""
+    stream = _run(["body"], 3)
+    stream.optimizers([["body"], ["head"]], names=("Adam", "Adam"), group_optimizer=[0, 1])
+    stream.step(values={"*": 1.0}, gradients={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=10)
+    return stream
+
+
+@SCENARIOS.silent(*BOTH)
+def updated_by_hand() -> Stream:
+    """What no optimizer holds moves all the same."""
+    return _run(["body"], update={"*": 0.1})
+
+
+@SCENARIOS.silent(*BOTH)
+def gradients_that_are_zero() -> Stream:
+    """An unused part."""
+    return _run(["body"], grad=0.0)
+
+
+@SCENARIOS.silent(*BOTH)
+def optimizers_unknown() -> Stream:
+    """No optimizer was seen: no data."""
+    stream = Stream(["a", "b"])
+    stream.step(values={"*": 1.0}, gradients={"*": 1.0}, updates={"*": 0.0}, steps=12)
+    return stream
+
+
+@SCENARIOS.fires(
+    OptimizerHoldsDeadParameter, Severity.CRITICAL, subject="head", first_step=1, says="[8]"
+)
+def module_swapped_after_the_optimizer() -> Stream:
+    """A dead parameter of the very shape of one that is left out."""
+    return _run(["body"], foreign=[_dead([8])])
+
+
+@SCENARIOS.fires(OptimizerHoldsDeadParameter, Severity.CRITICAL, subject="body")
+def nothing_of_the_model_is_held() -> Stream:
+    """The model was wrapped after the optimizer: shapes differ, all are dead."""
+    return _run([], foreign=[_dead([7]), _dead([9])])
+
+
+@SCENARIOS.silent(OptimizerHoldsDeadParameter)
+def second_model_not_attached() -> Stream:
+    """Foreign parameters with gradients are alive."""
+    return _run(["body"], foreign=[_dead([8], has_gradient=True)])
+
+
+@SCENARIOS.silent(OptimizerHoldsDeadParameter)
+def dead_parameter_of_another_shape() -> Stream:
+    """A leftover that nothing in the model is missing."""
+    return _run(["body"], foreign=[_dead([5])])
+
+
+def _gradients(
+    head: list[float | None], held: tuple[str, ...] = ("body", "head"), **info: Any
+) -> Stream:
+    stream = Stream([tensor("body"), tensor("head", **info)])
+    stream.optimizers([list(held)])
+    for grad in head:
+        stream.step(values={"*": 1.0}, gradients={"body": 1.0, "head": grad}, lr=1e-3)
+    return stream
+
+
+@SCENARIOS.fires(GradientMissing, Severity.WARNING, subject="head", first_step=1, says="8 looks")
+def detached() -> Stream:
+    """Backward never reaches the head."""
+    return _gradients([None] * 10)
+
+
+@SCENARIOS.silent(GradientMissing)
+def head_used_now_and_then() -> Stream:
+    """One gradient in five steps is enough to be alive."""
+    return _gradients([None, None, 1.0, None, None] + [None] * 20)
+
+
+@SCENARIOS.silent(GradientMissing)
+def gradient_of_zero() -> Stream:
+    """Present and zero is not missing."""
+    return _gradients([0.0] * 12)
+
+
+@SCENARIOS.silent(GradientMissing)
+def frozen_head() -> Stream:
+    """What requires no gradient has none."""
+    return _gradients([None] * 12, trainable=False)
+
+
+@SCENARIOS.silent(GradientMissing)
+def no_gradients_anywhere() -> Stream:
+    """Where none is ever seen (main_grad, optimizer in backward), nothing can be said."""
+    stream = Stream(["a", "b"])
+    stream.optimizers([["a", "b"]])
+    stream.step(values={"*": 1.0}, gradients={"*": None}, lr=1e-3, steps=12)
+    return stream

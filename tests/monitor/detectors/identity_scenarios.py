@@ -1,0 +1,181 @@
+"""
+Runs for slot-replaced, dtype-changed and contract-broken.
+"""
+
+from __future__ import annotations
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, tensor
+from trainvitals.contract import Contract
+from trainvitals_monitor.detectors.contract_broken import ContractBroken
+from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
+from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+BIAS = "layers.0.moe.expert_bias"
+
+
+def _moe(**bias: object) -> Stream:
+    stream = Stream(["layers.0.w", tensor(BIAS, kind="buffer", shape=[4], **bias)])
+    stream.optimizers([["layers.0.w"]])
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(SlotReplaced, Severity.WARNING, first_step=2, subject=BIAS, says="step 2")
+def buffer_replaced_once() -> Stream:
+    """A persistent buffer becomes another object."""
+    stream = _moe()
+    stream.slot(BIAS, "object", "storage", before="float32[4] on cpu", after="float32[4] on cpu")
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(SlotReplaced, Severity.CRITICAL, first_step=2, subject=BIAS)
+def buffer_replaced_at_every_step() -> Stream:
+    """The update of a buffer re-assigns it."""
+    stream = _moe()
+    for _ in range(4):
+        stream.slot(BIAS, "object", "storage")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(SlotReplaced, Severity.CRITICAL, first_step=2, subject="a")
+def parameter_replaced_under_the_optimizer() -> Stream:
+    """A parameter becomes another object, and the optimizer no longer holds it, as is told a step later."""
+    stream = Stream(["a", "b"])
+    stream.optimizers([["a", "b"]])
+    stream.step(values={"*": 1.0})
+    stream.slot("a", "object", "storage")
+    stream.step(values={"*": 1.0})
+    stream.optimizers([["b"]])
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced, DtypeChanged)
+def cache_reassigned_by_design() -> Stream:
+    """A non-persistent buffer is made anew, longer and in another dtype."""
+    stream = _moe(persistent=False)
+    for _ in range(4):
+        stream.slot(
+            BIAS,
+            "object",
+            "storage",
+            "shape",
+            "dtype",
+            before="float32[4] on cpu",
+            after="bfloat16[8] on cpu",
+        )
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced)
+def storage_swapped_at_every_step() -> Stream:
+    """`p.data = x` keeps the object (SAM, schedule-free optimizers, Megatron's cast back)."""
+    stream = _moe()
+    for _ in range(5):
+        stream.slot("layers.0.w", "storage")
+        stream.slot(BIAS, "storage")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced)
+def model_moved_and_back() -> Stream:
+    """`model.to(...)`: parameters change their storage, buffers their object."""
+    stream = _moe()
+    stream.slot("layers.0.w", "storage", "device")
+    stream.slot(BIAS, "object", "storage", "device")
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced)
+def parameter_replaced_along_with_its_optimizer() -> Stream:
+    """The trainer re-made the parameter and the optimizer: it is held."""
+    stream = Stream(["a", "b"])
+    stream.optimizers([["a", "b"]])
+    stream.step(values={"*": 1.0})
+    stream.slot("a", "object", "storage")
+    stream.optimizers([["a"], ["b"]])
+    stream.step(values={"*": 1.0}, steps=3)
+    return stream
+
+
+def _cast(fqn: str, before: str, after: str, **fields: object) -> Stream:
+    stream = Stream(["w", tensor("buffer", kind="buffer"), tensor("frozen", trainable=False)])
+    stream.optimizers([["w"]])
+    stream.step(values={"*": 1.0})
+    stream.slot(fqn, "dtype", before=f"{before}[64] on cpu", after=f"{after}[64] on cpu")
+    stream.retensor(fqn, dtype=after)
+    stream.step(values={"*": 1.0}, steps=2)
+    return stream
+
+
+@SCENARIOS.fires(DtypeChanged, Severity.CRITICAL, first_step=2, subject="buffer", says="bfloat16")
+def buffer_cast_down() -> Stream:
+    """`module.bfloat16()` in the middle of a run."""
+    return _cast("buffer", "float32", "bfloat16")
+
+
+@SCENARIOS.fires(DtypeChanged, Severity.WARNING, first_step=2, subject="frozen")
+def frozen_parameter_cast_down() -> Stream:
+    """A frozen base is halved: coarser, but it is not trained."""
+    return _cast("frozen", "float32", "float16")
+
+
+@SCENARIOS.silent(DtypeChanged)
+def parameter_cast_up() -> Stream:
+    """More bits lose nothing."""
+    return _cast("w", "bfloat16", "float32")
+
+
+@SCENARIOS.silent(DtypeChanged)
+def counter_cast_between_integers() -> Stream:
+    """What is no float is not judged."""
+    return _cast("buffer", "int32", "int64")
+
+
+@SCENARIOS.fires(ContractBroken, Severity.CRITICAL, subject=BIAS, says="bfloat16 where float32")
+def expert_bias_in_bfloat16() -> Stream:
+    """The built-in contract: an expert bias is float32."""
+    return _moe(dtype="bfloat16")
+
+
+@SCENARIOS.fires(ContractBroken, Severity.WARNING, subject="moe.local_tokens_per_expert")
+def token_counter_in_bfloat16() -> Stream:
+    """Megatron's counter: sums come out wrong, and nothing stops."""
+    stream = Stream(["w", tensor("moe.local_tokens_per_expert", kind="buffer", dtype="bfloat16")])
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(ContractBroken, Severity.CRITICAL, subject="router.weight", says="declared")
+def declared_dtype_not_kept() -> Stream:
+    """What the user declared counts as it stands."""
+    stream = Stream(
+        [tensor("router.weight", dtype="bfloat16"), "w"],
+        contract=Contract(dtypes={"router.*": "float32"}),
+    )
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(ContractBroken, DtypeChanged, SlotReplaced)
+def contract_kept() -> Stream:
+    """Low precision where it may be, float32 where it must."""
+    stream = Stream(
+        [
+            tensor("w", dtype="bfloat16"),
+            tensor(BIAS, kind="buffer"),
+            tensor("moe.tokens_per_expert", kind="buffer", dtype="int64", persistent=False),
+            tensor("bn.running_mean", kind="buffer"),
+        ],
+        contract=Contract(dtypes={"w": "bfloat16"}),
+    )
+    stream.step(values={"*": 1.0}, steps=3)
+    return stream

@@ -1,0 +1,216 @@
+"""
+Runs for updates-lost, parameter-stuck and frozen-parameter-moved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, tensor
+from trainvitals.contract import Contract
+from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
+from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
+from trainvitals_monitor.detectors.updates_lost import UpdatesLost
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+STILL = {"update_norm": 0.0, "changed": 0, "lost": 64}
+SPARE = {"changed": 0, "with_gradient": 0, "lost": 0}
+
+
+def _low_precision(**optimizers: Any) -> Stream:
+    """A bfloat16 weight and, of a hundredth of its size, a norm at 1, both stepped."""
+    stream = Stream(
+        [tensor("w", dtype="bfloat16", shape=[6400]), tensor("norm.weight", dtype="bfloat16")]
+    )
+    stream.optimizers([["w", "norm.weight"]], **optimizers)
+    return stream
+
+
+def _steps(stream: Stream, update: dict[str, Any], count: int, lr: Any = 1e-5) -> Stream:
+    update = {"looked": 64, "with_gradient": 64, **update}
+    for number in range(count):
+        stream.step(
+            values={"*": 8.0},
+            gradients={"*": 1.0},
+            updates={"w": update, "norm.weight": STILL},
+            lr=lr(number) if callable(lr) else lr,
+        )
+    return stream
+
+
+# 8 of 64 elements move, by a tenth of an ulp of a typical weight: only the small ones can.
+ROUNDED = {"update_norm": 8 * 0.35 * 0.0004, "changed": 8, "lost": 56}
+# As many move, each by a whole ulp.
+CARRIED = {"update_norm": 8 * 0.35 * 0.0039, "changed": 8, "lost": 56}
+
+
+@SCENARIOS.fires(UpdatesLost, Severity.WARNING, subject="w", first_step=1, says="bfloat16")
+def bfloat16_at_a_small_learning_rate() -> Stream:
+    """Seven of eight elements do not move."""
+    return _steps(_low_precision(), ROUNDED, 12)
+
+
+@SCENARIOS.fires(UpdatesLost, Severity.WARNING, subject="norm.weight", says="100 %")
+def norm_that_never_moves() -> Stream:
+    """The weights move well, the norm at 1.0 not once in 64 steps."""
+    moving = {"update_norm": 0.1, "changed": 60, "lost": 4}
+    return _steps(_low_precision(), moving, 70)
+
+
+@SCENARIOS.silent(UpdatesLost)
+def stochastic_rounding() -> Stream:
+    """What moves, moves by whole ulps: the rest is carried over."""
+    return _steps(_low_precision(), CARRIED, 80)
+
+
+@SCENARIOS.silent(UpdatesLost)
+def float32_masters() -> Stream:
+    """The optimizer's own copies have the precision."""
+    return _steps(_low_precision(masters=True), ROUNDED, 20)
+
+
+@SCENARIOS.silent(UpdatesLost)
+def warm_up_from_zero() -> Stream:
+    """A learning rate that still rises says nothing about what is to come."""
+    return _steps(_low_precision(), ROUNDED, 30, lr=lambda step: 1e-7 * (step + 1))
+
+
+@SCENARIOS.silent(UpdatesLost)
+def end_of_a_decay_to_zero() -> Stream:
+    """Updates vanish when the learning rate does."""
+    stream = _low_precision()
+    _steps(stream, {"update_norm": 0.1, "changed": 64, "lost": 0}, 10, lr=1e-3)
+    return _steps(stream, ROUNDED, 6, lr=1e-5)
+
+
+@SCENARIOS.silent(UpdatesLost)
+def healthy_bfloat16_with_a_slow_norm() -> Stream:
+    """A norm that stands still for some steps while the model moves."""
+    moving = {"update_norm": 0.1, "changed": 60, "lost": 4}
+    return _steps(_low_precision(), moving, 30)
+
+
+def _two_weights(*, names: tuple[str, ...] = ("AdamW",)) -> Stream:
+    stream = Stream(["a", "b"])
+    stream.optimizers([["a", "b"]], names=names)
+    return stream
+
+
+def _stuck(
+    stream: Stream, count: int, *, grad: float | None = 1.0, lr: float = 1e-3, **update: Any
+) -> Stream:
+    for _ in range(count):
+        stream.step(
+            values={"*": 4.0},
+            gradients={"a": grad, "b": 1.0},
+            updates={"a": {**STILL, **update}, "b": 0.1},
+            lr=lr,
+        )
+    return stream
+
+
+@SCENARIOS.fires(ParameterStuck, Severity.WARNING, subject="a", first_step=1, says="8 steps")
+def held_with_a_gradient_and_still() -> Stream:
+    """The optimizer steps a copy of it."""
+    return _stuck(_two_weights(), 10)
+
+
+@SCENARIOS.fires(ParameterStuck, Severity.WARNING, subject="a", first_step=3)
+def stuck_after_two_good_steps() -> Stream:
+    """The first wrong step is the one after the last movement."""
+    stream = _two_weights(names=("SGD",))
+    stream.step(values={"*": 4.0}, gradients={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=2)
+    return _stuck(stream, 9)
+
+
+@SCENARIOS.silent(ParameterStuck)
+def learning_rate_zero() -> Stream:
+    """Nothing moves at a learning rate of 0."""
+    return _stuck(_two_weights(), 12, lr=0.0)
+
+
+@SCENARIOS.silent(ParameterStuck)
+def no_gradient_in_the_elements_looked_at() -> Stream:
+    """Rows of a sparse embedding that no batch uses."""
+    return _stuck(_two_weights(), 12, **SPARE)
+
+
+@SCENARIOS.silent(ParameterStuck)
+def gradient_of_rounding_noise() -> Stream:
+    """A bias in front of a normalisation: its gradient is zero but for rounding."""
+    return _stuck(_two_weights(names=("SGD",)), 12, grad=1e-7)
+
+
+@SCENARIOS.silent(ParameterStuck)
+def plain_step_below_one_ulp() -> Stream:
+    """SGD's step is smaller than float32 can add."""
+    return _stuck(_two_weights(names=("SGD",)), 12, lr=1e-7)
+
+
+@SCENARIOS.silent(ParameterStuck)
+def player_of_a_gan_that_waits() -> Stream:
+    """Its gradient is there, its optimizer has not stepped (since 0)."""
+    return _stuck(_two_weights(), 12, since=0)
+
+
+def _with_adapter(**contract: Any) -> Stream:
+    stream = Stream(
+        [
+            tensor("wq.base_layer.weight", trainable=False),
+            tensor("wq.lora_A.default.weight", shape=[4, 16]),
+            tensor("wq.lora_B.default.weight", shape=[16, 4]),
+            tensor("teacher.weight", trainable=False),
+        ],
+        contract=Contract(**contract),
+    )
+    stream.optimizers([["wq.lora_A.default.weight", "wq.lora_B.default.weight"]])
+    return stream
+
+
+def _moving(stream: Stream, fqn: str, moves: int, update: float, still: int = 2) -> Stream:
+    for number in range(still + moves):
+        moved = update if number >= still else 0.0
+        stream.step(values={"*": 8.0}, updates={fqn: moved, "wq.lora_B.default.weight": 0.1})
+    return stream
+
+
+@SCENARIOS.fires(FrozenParameterMoved, Severity.CRITICAL, subject="teacher.weight", first_step=3)
+def declared_frozen_and_moved() -> Stream:
+    """One change of what was declared is one too many."""
+    return _moving(_with_adapter(frozen=["teacher.*"]), "teacher.weight", 1, 1e-6)
+
+
+@SCENARIOS.fires(FrozenParameterMoved, Severity.CRITICAL, subject="wq.weight", says="LoRA")
+def base_of_an_adapter_moves() -> Stream:
+    """The frozen base is trained along."""
+    return _moving(_with_adapter(), "wq.weight", 4, 0.01)
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def exponential_moving_average() -> Stream:
+    """A teacher that follows at every step."""
+    return _moving(_with_adapter(), "teacher.weight", 20, 0.01, still=0)
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def adapter_merged_and_taken_out_again() -> Stream:
+    """What is left in the base is rounding."""
+    return _moving(_with_adapter(), "wq.weight", 10, 8.0 * 2**-23)
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def adapter_merged_by_design() -> Stream:
+    """ReLoRA: the base takes the adapter over once in many steps."""
+    return _moving(_with_adapter(), "wq.weight", 1, 0.5, still=20)
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def declared_frozen_and_loaded() -> Stream:
+    """A load may change it."""
+    stream = _with_adapter(frozen=["teacher.*"])
+    stream.step(values={"*": 8.0}, updates={"*": 0.0})
+    stream.checkpoint("load")
+    stream.step(values={"*": 8.0}, updates={"teacher.weight": 3.0})
+    return stream

@@ -1,0 +1,294 @@
+"""
+The store: where it may be, what a transaction holds, and that series come back as they went in.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError
+
+from trainvitals_monitor import schema
+from trainvitals_monitor.chunks import pack, unpack
+from trainvitals_monitor.filesystem import file_system
+from trainvitals_monitor.findings import Finding, Severity
+from trainvitals_monitor.store import Store, StoredFrame
+from trainvitals_monitor.store_file import StoreUnusable, resolve_path
+
+
+def _frame(attempt_id: int, seq: int = 0) -> StoredFrame:
+    return StoredFrame(
+        attempt_id=attempt_id,
+        rank=0,
+        seq=seq,
+        last_step=seq,
+        lasting=False,
+        digested=False,
+        blob=b"blob",
+    )
+
+
+def _finding(**fields: object) -> Finding:
+    plain = {
+        "id": "non-finite-1",
+        "run": "run",
+        "attempt": "a",
+        "detector": "non-finite",
+        "severity": Severity.CRITICAL,
+        "group": "w",
+        "subjects": ["w"],
+        "first_step": 3,
+        "last_step": 3,
+        "message": "NaN",
+        "advice": "look",
+        "evidence": [{"fqn": "w", "norm": "nan"}],
+    }
+    return Finding(**{**plain, **fields})  # type: ignore[arg-type]
+
+
+def _attempt(store: Store) -> tuple[int, int]:
+    with store.writing() as writing:
+        run_id = writing.add_run("run", 1.0)
+        return run_id, writing.add_attempt(run_id, "a", 1, 1.0)
+
+
+# -- where it may be -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_a_file_and_a_url_are_all_places_for_a_store(tmp_path: Path) -> None:
+    """A folder gets a file of its own; .sqlite, .db and sqlite:/// name the file."""
+    assert resolve_path(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b" / "monitor.sqlite"
+    assert resolve_path(str(tmp_path / "x.sqlite")) == tmp_path / "x.sqlite"
+    assert resolve_path(f"sqlite:///{tmp_path / 'y.db'}") == tmp_path / "y.db"
+
+
+@pytest.mark.parametrize(
+    "where", ["", "postgresql://host/db", "sqlite://", "sqlite:///:memory:", "://"]
+)
+def test_what_is_no_place_is_refused_in_one_line(where: str) -> None:
+    """Other databases, memory and nonsense are not taken for a folder."""
+    with pytest.raises(StoreUnusable) as refused:
+        resolve_path(where)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_path_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    """A file where a folder should be."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreUnusable, match="store .*file"):
+        Store(str(tmp_path / "file" / "store"))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """Somebody else's file is left as it is."""
+    path = tmp_path / "x.sqlite"
+    path.write_bytes(b"something else " * 1000)
+    with pytest.raises(StoreUnusable, match="not a database"):
+        Store(str(path))
+    assert path.read_bytes() == b"something else " * 1000
+
+
+def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """What we don't understand we don't write into."""
+    Store(str(tmp_path)).close()
+    with sqlite3.connect(tmp_path / "monitor.sqlite") as connection:
+        connection.execute(f"PRAGMA user_version = {schema.SCHEMA + 1}")
+    connection.close()
+    with pytest.raises(StoreUnusable, match="newer trainvitals"):
+        Store(str(tmp_path))
+
+
+def test_two_monitors_cannot_share_a_store(tmp_path: Path) -> None:
+    """The second is told so at once, and the first is not disturbed; when it has gone the store is free."""
+    store = Store(str(tmp_path))
+    code = "import sys; from trainvitals_monitor.store import Store; Store(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    assert "another monitor is using it" in done.stderr
+    _attempt(store)
+    store.close()
+    Store(str(tmp_path)).close()
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+23 22 0:21 / /home rw - nfs4 server:/home rw
+24 22 0:22 / /home/me/local rw - xfs /dev/vdb rw
+25 22 0:23 / /mnt/my\\040share rw master:1 - cifs //server/share rw
+26 22 0:24 / /lus rw - lustre x@tcp:/y rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/store", "ext4"),
+        ("/home/you/store", "nfs4"),
+        ("/home/me/local/store", "xfs"),
+        ("/homestead", "ext4"),
+        ("/mnt/my share/deep/er", "cifs"),
+        ("/lus", "lustre"),
+    ],
+)
+def test_the_mount_that_covers_a_path_says_its_file_system(path: str, kind: str) -> None:
+    """The longest mount point wins, escapes are read, and a like-named sibling is not meant."""
+    assert file_system(Path(path), MOUNTS) == kind
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's locks do not hold there; the message names the file system and what to do."""
+    monkeypatch.setattr("trainvitals_monitor.store_file.file_system", lambda path: "nfs4")
+    with pytest.raises(StoreUnusable, match=r"nfs4.*local disk"):
+        Store(str(tmp_path))
+
+
+# -- transactions --------------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    """What a failing body wrote before is not there."""
+    store = Store(str(tmp_path))
+    run_id, attempt_id = _attempt(store)
+    with pytest.raises(RuntimeError), store.writing() as writing:
+        writing.add_frames([_frame(attempt_id)])
+        writing.put_findings(run_id, [_finding()])
+        raise RuntimeError("stop")
+    assert list(store.frames(run_id)) == []
+    assert store.findings(run_id) == []
+    store.close()
+
+
+def test_a_frame_is_there_once(tmp_path: Path) -> None:
+    """(attempt, rank, seq) is unique in the table itself."""
+    store = Store(str(tmp_path))
+    _, attempt_id = _attempt(store)
+    with store.writing() as writing:
+        writing.add_frames([_frame(attempt_id)])
+    with pytest.raises(IntegrityError), store.writing() as writing:
+        writing.add_frames([_frame(attempt_id)])
+    store.close()
+
+
+def test_frames_and_findings_come_back_as_they_were(tmp_path: Path) -> None:
+    """Frames in order of arrival; of a finding the last version, whole."""
+    store = Store(str(tmp_path))
+    run_id, attempt_id = _attempt(store)
+    with store.writing() as writing:
+        writing.add_frames([_frame(attempt_id, seq) for seq in (2, 0, 1)])
+        writing.put_findings(run_id, [_finding(), _finding(id="other", first_step=1)])
+    changed = _finding(subjects=["w", "v"]).resolved()
+    with store.writing() as writing:
+        writing.put_findings(run_id, [changed])
+    store.close()
+    again = Store(str(tmp_path))
+    assert [frame.seq for frame in again.frames(run_id)] == [2, 0, 1]
+    assert again.findings(run_id) == [_finding(id="other", first_step=1), changed]
+    again.close()
+
+
+def test_the_size_counts_the_log(tmp_path: Path) -> None:
+    """What was just written is in the log, and counts."""
+    store = Store(str(tmp_path))
+    _, attempt_id = _attempt(store)
+    before = store.size_bytes()
+    with store.writing() as writing:
+        frame = StoredFrame(
+            attempt_id=attempt_id,
+            rank=0,
+            seq=0,
+            last_step=0,
+            lasting=False,
+            digested=False,
+            blob=bytes(1 << 20),
+        )
+        writing.add_frames([frame])
+    assert store.size_bytes() > before + (1 << 20)
+    store.close()
+
+
+# -- chunks --------------------------------------------------------------------------------------------------------
+
+_VALUES = st.one_of(
+    st.floats(width=32, allow_nan=True, allow_infinity=True),
+    st.floats(allow_nan=False),
+    st.integers(0, 1 << 40).map(float),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_packed_series_is_the_series(data: st.DataObject) -> None:
+    """Any values, looks and gaps come back: steps exactly, counts exactly, floats to single precision."""
+    steps = np.array(
+        sorted(data.draw(st.sets(st.integers(0, 300), min_size=1, max_size=20))), np.int64
+    )
+    tensors = data.draw(st.integers(1, 3))
+    size = len(steps) * tensors
+    statistics = {}
+    for name in ("norm", "changed", "low"):
+        values = data.draw(st.lists(_VALUES, min_size=size, max_size=size))
+        seen = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+        shape = (len(steps), tensors)
+        statistics[name] = (np.reshape(values, shape), np.reshape(seen, shape))
+    chunk = pack(steps, statistics)
+    if chunk is None:
+        assert not any(seen.any() for _, seen in statistics.values())
+        return
+    for tensor, blob in enumerate(chunk.blobs):
+        for name, (values, seen) in statistics.items():
+            if blob is None:
+                assert not seen[:, tensor].any()
+                continue
+            got_steps, got = unpack(chunk.first_step, chunk.layout, blob, name)
+            wanted = values[seen[:, tensor], tensor]
+            assert got_steps.tolist() == steps[seen[:, tensor]].tolist()
+            np.testing.assert_allclose(got, wanted, rtol=1e-7, atol=0)
+
+
+def test_counts_are_kept_exactly() -> None:
+    """A count that single precision could not hold is not rounded."""
+    counts = np.array([[(1 << 24) + 1.0], [(1 << 40) + 1.0]])
+    chunk = pack(np.arange(2), {"changed": (counts, np.ones((2, 1), np.bool_))})
+    assert chunk is not None and chunk.blobs[0] is not None
+    assert unpack(0, chunk.layout, chunk.blobs[0], "changed")[1].tolist() == counts[:, 0].tolist()
+
+
+def test_what_does_not_change_takes_one_number() -> None:
+    """A statistic that is constant per tensor costs 8 bytes, not 128 times as many."""
+    values = np.tile(np.arange(5.0), (128, 1))
+    chunk = pack(np.arange(128), {"exact": (values, np.ones((128, 5), np.bool_))})
+    assert chunk is not None
+    assert [len(blob or b"") for blob in chunk.blobs] == [8] * 5
+
+
+def test_a_chunk_without_the_statistic_has_nothing_of_it() -> None:
+    """An unknown name is an empty series."""
+    chunk = pack(np.arange(2), {"norm": (np.ones((2, 1)), np.ones((2, 1), np.bool_))})
+    assert chunk is not None and chunk.blobs[0] is not None
+    steps, values = unpack(0, chunk.layout, chunk.blobs[0], "low")
+    assert (len(steps), len(values)) == (0, 0)
+
+
+def test_chunks_are_found_by_series_attempt_and_range(tmp_path: Path) -> None:
+    """Only those that overlap the range, in order; one of the same start is replaced."""
+    store = Store(str(tmp_path))
+    run_id, attempt_id = _attempt(store)
+    seen = np.ones((10, 2), np.bool_)
+    with store.writing() as writing:
+        for first in (20, 0, 10, 10):
+            chunk = pack(np.arange(first, first + 10), {"norm": (np.full((10, 2), first), seen)})
+            assert chunk is not None
+            writing.put_chunk(run_id, "tensor", ["w", "v"], attempt_id, chunk)
+    rows = store.chunks(run_id, "tensor", "v", attempt_id, 5, 15)
+    assert [(row["first_step"], row["last_step"]) for row in rows] == [(0, 9), (10, 19)]
+    assert store.chunks(run_id, "scalar", "v", attempt_id, 5, 15) == []
+    assert store.chunks(run_id, "tensor", "nobody", attempt_id, 5, 15) == []
+    store.close()
