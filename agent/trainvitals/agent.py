@@ -170,6 +170,8 @@ class Agent:
             _ATTACHED[model] = self
         atexit.register(self.close)
         self._guard.call("tensor table", self._send_tensor_table)
+        for optimizer in self._given:
+            self._guard.call("optimizers", self._know_optimizer, optimizer)
         self._guard.call("checkpoint", self._checkpoints.start)
         self._clock.start()
         self._sender.start()
@@ -334,6 +336,11 @@ class Agent:
     def _send_tensor_table(self) -> None:
         for index in range(len(self._slots)):
             self._record.tensor(self._slots.info(index))
+
+    def _know_optimizer(self, optimizer: Optimizer) -> None:
+        """Given at attach, so what it holds is known before it steps (a GAN's generator may step late)."""
+        for plain in plain_optimizers(optimizer):
+            self._slots.holding(plain)
 
     def _rebaseline(self) -> None:
         """What happened between attach and the first step (to_empty, a cast, fully_shard) is legal: start from it."""

@@ -2,9 +2,9 @@
 Who may look now, so that the agent's share of step time holds.
 
 Each kind of look has an account. A step pays `share` of its time into them; what a look took is drawn from its own.
-An account in credit looks at the next tensors of its ring, as many as the credit buys at the measured price; one look
-that costs more than the credit is carried as debt, and its kind pauses until that is paid. What an account can't
-hold any more goes back into the next step's income, and so to the kinds that can use it.
+An account in credit looks at the next tensors of its ring, as many as the credit buys at the measured price, but an
+eighth of a lap at least: what that costs beyond the credit is carried as debt, and its kind pauses until it is paid.
+What an account can't hold any more goes back into the next step's income, and so to the kinds that can use it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ DIGEST_TENSORS = 64
 """Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know."""
 PLAN_STEPS = 256
 """The plan is told from so many steps."""
+BUNDLES = 8
+"""A look that is not free takes at least this part of a lap, and its kind rests for it afterwards."""
 LEAST_FOR_LOOKS = 0.25
 SPIKE = 4.0
 """A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
@@ -44,6 +46,8 @@ class _Account:
     share: float
     price: float
     """Seconds per unit, as measured; at the start a guess, too high rather than too low."""
+    singly: bool = False
+    """One at a time, else in bundles: each look has a cost of its own, however few tensors it is about."""
     ring: Sequence[int] = ()
     units: dict[int, float] = field(default_factory=dict)
     everyone: Sequence[int] = ()
@@ -75,8 +79,9 @@ class _Account:
         always_units = sum(self.units.get(index, 1.0) for index in taken)
         begun, left = self.position, self.balance
         self.chosen_units = always_units
-        for _ in range(len(self.ring)):
-            if left <= 0:
+        bundle = 0 if left <= 0 else 1 if self.singly else -(-len(self.ring) // BUNDLES)
+        for turn in range(len(self.ring)):
+            if left <= 0 and turn >= bundle:
                 break
             index = self.ring[self.position % len(self.ring)]
             self.position += 1
@@ -107,7 +112,7 @@ class Budget:
             "identity": _Account(0.25, price=2e-6),
             "cores": _Account(0.4, price=50e-6),
             "gradients": _Account(0.2, price=5e-6),
-            "sweep": _Account(0.15, price=5e-6),
+            "sweep": _Account(0.15, price=5e-6, singly=True),
         }
         self._spent: dict[str, float] = dict.fromkeys(self._accounts, 0.0)
         self._left_over = 0.0
@@ -193,13 +198,18 @@ class Budget:
         accounts = self._accounts
         digests = self._rotation(step) if _is_digest_step(step, slots) else []
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
+        walk = (step + 1) % WALK_STEPS == 0
+        checks = accounts["identity"]
+        identity = checks.take_all() if walk else checks.take(self._watched)
+        if walk:
+            checks.chosen_units = 0.0  # dearer than a check: it must not teach the price of one
         return Choice(
-            identity=accounts["identity"].take(self._watched),
+            identity=identity,
             cores=accounts["cores"].take([*self._watched, *digests]),
             sweep=accounts["sweep"].take(()),
             gradients=accounts["gradients"].take(gradients),
             digests=digests,
-            walk=(step + 1) % WALK_STEPS == 0,
+            walk=walk,
             counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[1] == 0,
         )
 

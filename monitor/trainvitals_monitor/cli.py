@@ -6,7 +6,6 @@ Exit status: 0 all is well, 1 something was found (or did not work), 2 asked wro
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -52,7 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prog_name="trainvitals",
             standalone_mode=False,
         )
-        sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
@@ -64,10 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Somebody piped us into `head`. Python would complain once more while it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return result if isinstance(result, int) else 0
 
 

@@ -21,7 +21,7 @@ from trainvitals_monitor.counters import ERROR_STAGES
 from trainvitals_monitor.findings import Status
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.monitor import Monitor
-from trainvitals_monitor.refusal import REASONS
+from trainvitals_monitor.refusal import FRAME_REASONS
 from trainvitals_monitor.snapshot import coverage_ratio, ranks_reporting
 
 MAX_RUNS = 200
@@ -187,7 +187,7 @@ def _of_monitor(monitor: Monitor) -> Iterator[Value]:
     yield "trainvitals_monitor_commits", (), counted.commits
     yield "trainvitals_monitor_queue_frames", (), frames
     yield "trainvitals_monitor_queue_bytes", (), size
-    for reason in REASONS:
+    for reason in FRAME_REASONS:
         yield "trainvitals_monitor_frames_refused", (reason,), counted.refused[reason]
     for stage, seconds in counted.seconds.items():
         yield "trainvitals_monitor_ingest_seconds", (stage,), seconds

@@ -181,7 +181,7 @@ class Monitor:
                 self._take(waiting, taken)
         try:
             with self.counters.timed("store"):
-                self._commit([live for _, live, _ in taken])
+                self._commit([live for _, live, is_new in taken if is_new])
         except (SQLAlchemyError, OSError) as error:
             _LOG.error("the store could not be written: %s", error)
             reason = f"the store could not be written: {getattr(error, 'orig', None) or error}"

@@ -43,4 +43,10 @@ REASONS = {
     "busy": 429,
     "unavailable": 503,
 }
-"""Reason -> status; the reasons bound the label of `trainvitals_frames_refused_total`."""
+"""Reason -> status."""
+FRAME_REASONS = tuple(
+    reason
+    for reason in REASONS
+    if reason not in ("not-found", "method-not-allowed", "invalid-query")
+)
+"""Those for which a frame may be refused: a metric's label, so the list is closed."""

@@ -21,7 +21,7 @@ _BACKLOG = 512
 _GRACE_S = 10
 
 
-class AddressUnusable(OSError):
+class AddressUnusable(ValueError):
     """The address cannot be listened on; one line that says why."""
 
 

@@ -81,6 +81,14 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     from torch.distributed.checkpoint import state_dict as _preload  # noqa: F401
 
+    # The first optimizer of a process imports Dynamo, which takes as long as torch itself.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1).zero_grad()
+    import gc
+
+    import trainvitals.agent as _ours  # noqa: F401
+
+    # What is there now is no object of the programs', and need not be looked through (nor copied) in each of them.
+    gc.freeze()
     _request = _serve()
     if _request is not None:
         _become(_request)

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainvitals.awaited import AwaitedModules
 from trainvitals.frame import CheckpointSeen
@@ -293,19 +294,37 @@ def test_a_forked_child_is_silent(model: nn.Module, probe: Checkpoints, record: 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_fake_tensors_are_not_read(model: nn.Module, record: Record) -> None:
-    """Under a dispatch mode nothing has elements: keys only."""
+class Counting(TorchDispatchMode):
+    """Sees every operation, as FLOP counters and fake tensors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_under_a_dispatch_mode(model: nn.Module, record: Record) -> None:
+    """A FLOP counter counts none of ours, and fake tensors have no elements: keys only."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    probe = probe_of(model, record)
-    try:
-        state = model.state_dict()
+    state = model.state_dict()
+    counted = []
+    for attached in (False, True):
+        probe = Checkpoints(SlotTable([model]), record, lambda: 0)
+        if attached:
+            probe.start()
+        with Counting() as counting:
+            torch.save(state, io.BytesIO())
         with FakeTensorMode(allow_non_fake_inputs=True):
             torch.save(state, io.BytesIO())
-    finally:
         probe.close()
+        counted.append([name for name in counting.operations if "detach" not in name])
     tables, events, _ = record.take()
-    assert len(events) == 1
+    assert counted[0] == counted[1]
+    assert len(events) == 2
     assert "manifest" not in tables
 
 

@@ -323,7 +323,9 @@ def test_bits_not_values() -> None:
 def test_tiny_updates_are_measured() -> None:
     """Differences whose squares vanish in float32 do not vanish, nor do huge ones overflow."""
     before = torch.zeros(10)
-    assert compare([before], [before + 1e-30]).square_sum[0] == pytest.approx(1e-59, rel=1e-6, abs=0)
+    assert compare([before], [before + 1e-30]).square_sum[0] == pytest.approx(
+        1e-59, rel=1e-6, abs=0
+    )
     assert compare([before], [before + 1e30]).square_sum[0] == pytest.approx(1e61)
 
 

@@ -332,7 +332,7 @@ def test_frames_in_a_folder_are_whole_and_named_by_run_attempt_rank(tmp_path: Pa
     record = Record(1 << 20)
     settings = settings_for(str(tmp_path / "frames"), run="a/b ü")
     sender = Sender(
-        settings, record, lambda seq: header_for(seq, run="a/b ü", rank=3, world_size=4), list
+        settings, record, lambda seq: header_for(seq, run="a/b ü", rank=3, world_size=4), _ignore
     )
     sender.start()
     for step in (1, 2):
@@ -354,7 +354,7 @@ def test_a_folder_that_holds_another_launch_is_not_overwritten(
     """The same run and attempt key again: the frames that are there stay, and the log says why."""
     for step in (1, 2):
         record = Record(1 << 20)
-        sender = Sender(settings_for(str(tmp_path / "f")), record, header_for, list)
+        sender = Sender(settings_for(str(tmp_path / "f")), record, header_for, _ignore)
         sender.start()
         add_step(record, step)
         sender.flush(5.0)
@@ -374,7 +374,7 @@ def test_wrong_token_certificate_and_address_fail_at_once(tmp_path: Path) -> Non
         ("http://", {}, "monitor"),
     ):
         with pytest.raises(BadSetting, match=named):
-            Sender(settings_for(monitor, **given), record, header_for, list)
+            Sender(settings_for(monitor, **given), record, header_for, _ignore)
 
 
 def test_no_thread_and_no_handler_is_left_after_close(tmp_path: Path) -> None:
@@ -463,6 +463,10 @@ def test_a_forked_child_sends_nothing_and_dies_of_sigterm(tmp_path: Path) -> Non
         done = _run(tmp_path, monitor.url, rest)
         assert done.returncode == 0, done.stderr
         assert monitor.steps == [1]
+
+
+def _ignore(_reply: dict[str, Any]) -> None:
+    """An agent that does not care for the answer."""
 
 
 def _info(index: int) -> TensorInfo:

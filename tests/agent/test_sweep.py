@@ -104,7 +104,7 @@ def test_squares_that_do_not_fit(dtype: torch.dtype, value: float, size: int) ->
 def test_non_finite_elements_are_counted(dtype: torch.dtype, size: int) -> None:
     """Every NaN and infinity, in every dtype that has them; the norm is not finite then."""
     tensor = random_of(dtype, size)
-    tensor[:3] = complex(NAN, NAN) if dtype.is_complex else NAN
+    tensor[:3] = torch.tensor(complex(NAN, NAN) if dtype.is_complex else NAN)
     bad = 3
     if math.isinf(abs(tensor.new_full((1,), INF).to(torch.complex128).item())):
         tensor[-2:] = INF

@@ -195,11 +195,11 @@ def test_serve_on_a_taken_port(tmp_path: Path, capsys: Captured) -> None:
 
 def test_serve_ends_cleanly_on_interrupt(tmp_path: Path) -> None:
     """Ctrl-C ends the monitor with status 0, and without a traceback."""
-    process = start("serve", "--port", "0", "--store", str(tmp_path / "store"))
-    assert process.stdout is not None
-    assert "http://127.0.0.1:" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    with start("serve", "--port", "0", "--store", str(tmp_path / "store")) as process:
+        assert process.stdout is not None
+        assert "http://127.0.0.1:" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert errors == ""
 
@@ -207,12 +207,12 @@ def test_serve_ends_cleanly_on_interrupt(tmp_path: Path) -> None:
 def test_interrupt_of_other_commands(tmp_path: Path) -> None:
     """Ctrl-C while a script is checked ends script and monitor: status 130, none of our tracebacks."""
     script = tmp_path / "train.py"
-    script.write_text("import signal, time\nprint('begun', flush=True)\ntime.sleep(60)\n")
-    process = start("check", str(script), start_new_session=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    script.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    with start("check", str(script), start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors.rstrip().endswith("interrupted")
     assert "trainvitals_monitor" not in errors
@@ -220,13 +220,12 @@ def test_interrupt_of_other_commands(tmp_path: Path) -> None:
 
 def test_output_into_a_closed_pipe(folder: Path) -> None:
     """`trainvitals ... | head` ends without a traceback."""
-    process = start("replay", str(folder), "--json")
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait(20) == 0
-    process.stderr.close()
+    with start("replay", str(folder), "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def start(*arguments: str, start_new_session: bool = False) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from trainvitals_monitor import schema
-from trainvitals_monitor.chunks import pack, unpack
+from trainvitals_monitor.chunks import Bools, Floats, pack, unpack
 from trainvitals_monitor.filesystem import file_system
 from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.store import Store, StoredFrame
@@ -82,7 +82,7 @@ def test_what_is_no_place_is_refused_in_one_line(where: str) -> None:
 def test_a_path_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
     """A file where a folder should be."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreUnusable, match="store .*file"):
+    with pytest.raises(StoreUnusable, match=r"store .*file"):
         Store(str(tmp_path / "file" / "store"))
 
 
@@ -145,7 +145,7 @@ def test_the_mount_that_covers_a_path_says_its_file_system(path: str, kind: str)
 
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's locks do not hold there; the message names the file system and what to do."""
-    monkeypatch.setattr("trainvitals_monitor.store_file.file_system", lambda path: "nfs4")
+    monkeypatch.setattr("trainvitals_monitor.store_file.file_system", lambda _path: "nfs4")
     with pytest.raises(StoreUnusable, match=r"nfs4.*local disk"):
         Store(str(tmp_path))
 
@@ -157,10 +157,14 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     """What a failing body wrote before is not there."""
     store = Store(str(tmp_path))
     run_id, attempt_id = _attempt(store)
-    with pytest.raises(RuntimeError), store.writing() as writing:
-        writing.add_frames([_frame(attempt_id)])
-        writing.put_findings(run_id, [_finding()])
-        raise RuntimeError("stop")
+
+    def half_a_transaction() -> None:
+        with store.writing() as writing:
+            writing.put_findings(run_id, [_finding()])
+            writing.add_frames([_frame(attempt_id), _frame(attempt_id)])
+
+    with pytest.raises(IntegrityError):
+        half_a_transaction()
     assert list(store.frames(run_id)) == []
     assert store.findings(run_id) == []
     store.close()
@@ -232,12 +236,12 @@ def test_a_packed_series_is_the_series(data: st.DataObject) -> None:
     )
     tensors = data.draw(st.integers(1, 3))
     size = len(steps) * tensors
-    statistics = {}
+    statistics: dict[str, tuple[Floats, Bools]] = {}
     for name in ("norm", "changed", "low"):
         values = data.draw(st.lists(_VALUES, min_size=size, max_size=size))
         seen = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
         shape = (len(steps), tensors)
-        statistics[name] = (np.reshape(values, shape), np.reshape(seen, shape))
+        statistics[name] = (np.array(values).reshape(shape), np.array(seen).reshape(shape))
     chunk = pack(steps, statistics)
     if chunk is None:
         assert not any(seen.any() for _, seen in statistics.values())
@@ -257,7 +261,8 @@ def test_counts_are_kept_exactly() -> None:
     """A count that single precision could not hold is not rounded."""
     counts = np.array([[(1 << 24) + 1.0], [(1 << 40) + 1.0]])
     chunk = pack(np.arange(2), {"changed": (counts, np.ones((2, 1), np.bool_))})
-    assert chunk is not None and chunk.blobs[0] is not None
+    assert chunk is not None
+    assert chunk.blobs[0] is not None
     assert unpack(0, chunk.layout, chunk.blobs[0], "changed")[1].tolist() == counts[:, 0].tolist()
 
 
@@ -272,7 +277,8 @@ def test_what_does_not_change_takes_one_number() -> None:
 def test_a_chunk_without_the_statistic_has_nothing_of_it() -> None:
     """An unknown name is an empty series."""
     chunk = pack(np.arange(2), {"norm": (np.ones((2, 1)), np.ones((2, 1), np.bool_))})
-    assert chunk is not None and chunk.blobs[0] is not None
+    assert chunk is not None
+    assert chunk.blobs[0] is not None
     steps, values = unpack(0, chunk.layout, chunk.blobs[0], "low")
     assert (len(steps), len(values)) == (0, 0)
 

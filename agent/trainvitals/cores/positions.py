@@ -105,7 +105,7 @@ class CorePlan:
         return _elements(self._starts, run)[kept].astype(np.uint64)
 
     def strided_index(self, local: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """`index` as offsets in memory from the first element of a part that is not contiguous. Kept for its strides."""
+        """`index` as offsets in memory from the first element of a part that is not contiguous; kept for its strides."""
         strides, known = local.stride(), self._strided
         if known is None or known[0] != strides or known[1].device != local.device:
             positions = index.cpu().numpy().astype(np.int64)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,7 +74,7 @@ def _status(checked: Checked, script: str) -> int:
     """The exit status; what could not be checked is said on stderr."""
     failed = checked.script_status != 0
     if failed:
-        click.echo(f"{script} failed by itself: exit status {checked.script_status}", err=True)
+        click.echo(f"{script} {_ending(checked.script_status)}", err=True)
     if checked.num_steps == 0:
         click.echo(
             f"{script} made no optimizer step, so nothing was checked. Does it train in another process, or without "
@@ -82,3 +83,10 @@ def _status(checked: Checked, script: str) -> int:
         )
         return _NOTHING_CHECKED
     return max(exit_status(checked.findings), int(failed))
+
+
+def _ending(status: int) -> str:
+    """How a script that failed has ended, in words."""
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"failed by itself: exit status {status}"

@@ -28,7 +28,8 @@ class ContractBroken(Detector):
     Detects:
         From the first step on, a tensor of another dtype than the contract asks for. Built in: expert biases, expert
         token counters, rotary inverse frequencies and running statistics are float32 or wider. Declared:
-        `Contract(dtypes={pattern: dtype})`. Critical for what was declared and for expert biases that are buffers.
+        `Contract(dtypes={pattern: dtype})`, and pairs of names that must share one tensor, `Contract(tied=...)`.
+        Critical for what was declared and for expert biases that are buffers.
 
     Why it matters:
         These tensors change in steps far below one ulp of bfloat16. A router's bias of 0.6 cannot move by 0.001 in
@@ -38,26 +39,29 @@ class ContractBroken(Detector):
     Known causes:
         `module.bfloat16()` casts buffers too (https://github.com/NVIDIA/Megatron-LM/issues/1482, fixed by
         `_maintain_float32_expert_bias`); its sibling counter (https://github.com/NVIDIA/Megatron-LM/issues/7081);
-        `.half()` on a rotary embedding; a buffer's exemption lost to a changed name
+        `.half()` on a rotary embedding; weights untied by `load_state_dict(assign=True)`
+        (https://github.com/pytorch/pytorch/issues/188346); a buffer's exemption lost to a changed name
         (https://github.com/pytorch/torchtitan/issues/3861).
 
     Fix:
         Keep the tensor in float32: override `_apply` of its module, cast it back after the wrapper's cast, or use
-        autocast instead of a cast of the whole model.
+        autocast instead of a cast of the whole model. Tie weights again after a load that assigns.
 
     Misses:
         Roles are read from names: a bias under another name needs a declaration. A bfloat16 tensor that nobody updates
-        any more is reported although it does no further harm; declare it under `ignore`.
+        any more is reported although it does no further harm; declare it under `ignore`. Ties are known by object: two
+        parameters that only share memory are not tied.
     """
 
     name = "contract-broken"
     family = "identity"
     severity = Severity.CRITICAL
-    summary = "A tensor does not have the dtype that it must have."
+    summary = "A tensor does not have the dtype, or the tie, that it must have."
     reads = ("TensorInfo",)
-    alert = Alert(summary="A tensor of the model breaks the dtype contract")
+    alert = Alert(summary="A tensor of the model breaks the contract")
 
     def look(self, view: View) -> Iterable[Claim]:
+        yield from _untied(view)
         breaches = view.cached("contract-broken", lambda: _breaches(view))
         for severity, found in breaches.items():
             yield Claim(
@@ -75,6 +79,24 @@ class ContractBroken(Detector):
                     "asked_by": ["declared" if breach.declared else "needed" for breach in found],
                 },
                 severity=severity,
+            )
+
+
+def _untied(view: View) -> Iterable[Claim]:
+    """Pairs that were declared tied, are both there, and are two objects."""
+    table, tied = view.tensors, view.tied_to
+    for names in view.contract.tied:
+        first, second = (table.index_of(name) for name in names)
+        if first is None or second is None:
+            continue
+        roots = [tied[index] if tied[index] >= 0 else index for index in (first, second)]
+        if roots[0] != roots[1]:
+            yield Claim(
+                tensors=np.array([second], np.int64),
+                message="{fqn} was declared tied to {other}, and is a tensor of its own: the two drift apart.",
+                advice="Tie the weights again after loading (tie_weights, or assign the one parameter to both places).",
+                evidence={"other": [table.fqn[first]]},
+                key="tied",
             )
 
 

@@ -49,7 +49,7 @@ class DtypeChanged(Detector):
     def look(self, view: View) -> Iterable[Claim]:
         by_severity: dict[Severity, dict[int, SlotChanged]] = {}
         for at in view.events(SlotChanged):
-            if "dtype" in at.event.changes:
+            if at.event.tensor >= 0 and "dtype" in at.event.changes:
                 severity = _severity(view, at.event)
                 if severity is not None:
                     by_severity.setdefault(severity, {}).setdefault(at.event.tensor, at.event)

@@ -52,9 +52,10 @@ class LossNonFinite(Detector):
 
     def look(self, view: View) -> Iterable[Claim]:
         for name in training_losses(view):
-            steps, values = view.scalar(name, _WINDOW)
+            steps, values = view.scalar(name, 1)
             if not len(values) or steps[-1] != view.step or np.isfinite(values[-1]):
                 continue
+            steps, values = view.scalar(name, _WINDOW)
             good = np.flatnonzero(np.isfinite(values))
             start = int(good[-1]) + 1 if len(good) else 0
             times = len(values) - start

@@ -104,10 +104,11 @@ class ParameterStuck(Detector):
         """Tensors that did not move in this step although they should have, lora-b-stuck's left out."""
         with np.errstate(invalid="ignore"):
             mask = (view.now("changed") == 0) & (view.now("with_gradient") > 0)
+            mask &= view.tensors.float_bits >= 32
             if not mask.any():
                 return np.empty(0, np.int64)
             table, norm = view.tensors, view.latest("norm")
-            mask &= table.trainable & view.held & (view.lr > 0) & (table.float_bits >= 32)
+            mask &= table.trainable & view.held & (view.lr > 0)
             mask &= ~(table.mask(Role.LORA_B) & (norm == 0))
             if view.optimizers is not None and view.optimizers.masters:
                 mask &= False

@@ -170,7 +170,7 @@ def _optimizers_changed(view: View) -> bool:
 
 
 def _is_replacement(event: SlotChanged) -> bool:
-    return "object" in event.changes
+    return event.tensor >= 0 and "object" in event.changes
 
 
 def _is_move(view: View) -> bool:
@@ -179,6 +179,8 @@ def _is_move(view: View) -> bool:
     moved = {
         at.event.tensor
         for at in view.events(SlotChanged)
-        if {"storage", "device"} & set(at.event.changes) and params[at.event.tensor]
+        if {"storage", "device"} & set(at.event.changes)
+        and at.event.tensor >= 0
+        and params[at.event.tensor]
     }
     return 2 * len(moved) > int(params.sum())

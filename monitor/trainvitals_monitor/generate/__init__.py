@@ -15,12 +15,14 @@ from pathlib import Path
 from trainvitals_monitor.generate.commands import commands_page
 from trainvitals_monitor.generate.detectors import detectors_page
 from trainvitals_monitor.generate.facts import facts_page
+from trainvitals_monitor.generate.metrics import metrics_page
 from trainvitals_monitor.generate.settings import settings_page
 
 PRODUCTS: tuple[tuple[str, Callable[[], str]], ...] = (
     ("docs/detectors.md", detectors_page),
     ("docs/settings.md", settings_page),
     ("docs/facts.md", facts_page),
+    ("docs/metrics.md", metrics_page),
     ("docs/commands.md", commands_page),
 )
 

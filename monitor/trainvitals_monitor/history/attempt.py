@@ -301,6 +301,19 @@ class AttemptHistory:
         """Tensors of which nothing is to be said."""
         return self.cached(("history", "ignored"), self._ignored)
 
+    @property
+    def tied_to(self) -> npt.NDArray[np.int64]:
+        """Per tensor, the one that it is tied to; -1 for none."""
+        return self.cached(("history", "tied"), self._tied_to)
+
+    def _tied_to(self) -> npt.NDArray[np.int64]:
+        tied = np.full(len(self.tensors), -1, np.int64)
+        # The lowest rank has the last word.
+        for _, rank in sorted(self.ranks.items(), reverse=True):
+            for index, info in rank.infos.items():
+                tied[rank.translate_one(index)] = rank.translate_one(info.tied_to)
+        return tied
+
     def _ignored(self) -> npt.NDArray[np.bool_]:
         ignore = self.contract.ignore
         if not ignore:

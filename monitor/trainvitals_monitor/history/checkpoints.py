@@ -123,7 +123,7 @@ def merge_reports(reports: Sequence[Reported], parts: Parts | None) -> Checkpoin
         tensors=np.array(entries.tensors, np.int64),
         dtypes=entries.dtypes,
         shapes=entries.shapes,
-        live_keys=_union(one.seen.live_keys for one in reports),
+        live_keys=entries.live_keys,
         missing=_union(one.seen.missing for one in reports),
         unexpected=_union(one.seen.unexpected for one in reports),
         failed=any(one.seen.failed for one in reports),
@@ -142,12 +142,14 @@ class _Entries:
         self.tensors: list[int] = []
         self.dtypes: list[str] = []
         self.shapes: list[list[int]] = []
+        self.live_keys: list[str] = []
         self.place: list[IntArray] = []
         index: dict[str, int] = {}
         for report in reports:
             seen = report.seen
-            for key, tensor, dtype, shape in zip(
-                seen.keys, report.tensors, seen.dtypes, seen.shapes, strict=True
+            live_keys = seen.live_keys or [""] * len(seen.keys)
+            for key, tensor, dtype, shape, live_key in zip(
+                seen.keys, report.tensors, seen.dtypes, seen.shapes, live_keys, strict=True
             ):
                 if key not in index:
                     index[key] = len(self.keys)
@@ -155,6 +157,7 @@ class _Entries:
                     self.tensors.append(int(tensor))
                     self.dtypes.append(dtype)
                     self.shapes.append(shape)
+                    self.live_keys.append(live_key)
             self.place.append(np.array([index[key] for key in seen.keys], np.int64))
 
 

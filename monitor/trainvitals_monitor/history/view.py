@@ -167,6 +167,11 @@ class View:
         """Tensors that the contract tells us to say nothing about; the engine drops them from claims by itself."""
         return self._attempt.ignored
 
+    @property
+    def tied_to(self) -> IntArray:
+        """The first tensor whose very object each one shares, -1 for none; as the lowest rank says."""
+        return self._attempt.tied_to
+
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, once per attempt; made anew when the tensor table, the contract or the optimizers have changed."""
         return self._attempt.cached(key, make)

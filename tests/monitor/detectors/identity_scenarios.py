@@ -165,6 +165,28 @@ def declared_dtype_not_kept() -> Stream:
     return stream
 
 
+@SCENARIOS.fires(ContractBroken, Severity.CRITICAL, subject="output.weight", says="embed.weight")
+def declared_tie_broken() -> Stream:
+    """Embedding and head are two objects, although they were declared one."""
+    stream = Stream(
+        ["embed.weight", "output.weight"],
+        contract=Contract(tied=[("embed.weight", "output.weight")]),
+    )
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(ContractBroken)
+def declared_tie_kept() -> Stream:
+    """Two names of one object; a third that the model does not have."""
+    stream = Stream(
+        ["embed.weight", tensor("output.weight", tied_to=0)],
+        contract=Contract(tied=[("output.weight", "embed.weight"), ("embed.weight", "gone")]),
+    )
+    stream.step(values={"*": 1.0})
+    return stream
+
+
 @SCENARIOS.silent(ContractBroken, DtypeChanged, SlotReplaced)
 def contract_kept() -> Stream:
     """Low precision where it may be, float32 where it must."""
