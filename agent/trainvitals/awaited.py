@@ -56,7 +56,8 @@ class AwaitedModules(MetaPathFinder):
             return
 
         def exec_module(module: ModuleType) -> None:
-            vars(loader).pop("exec_module", None)  # the loader is this spec's own, and is left as it was
+            # The loader is this spec's own, and is left as it was.
+            vars(loader).pop("exec_module", None)
             execute(module)
             if spec.name in self.names:
                 self.names.discard(spec.name)

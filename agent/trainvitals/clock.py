@@ -193,7 +193,7 @@ def _has_nonzero(gradient: torch.Tensor) -> bool:
 
 def _is_capturing() -> bool:
     """Whether a CUDA graph is being captured: nothing may be read then (not run: no GPU was at hand)."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _distinct(optimizers: Iterable[Optimizer]) -> list[Optimizer]:

@@ -9,7 +9,6 @@ pauses or when the monitor said so (Retry-After).
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -22,14 +21,13 @@ from trainvitals.errors import BadFrame
 from trainvitals.frame import decode
 from trainvitals.link import ANSWER_TIMEOUT_S, Answer, FolderLink, MonitorLink
 from trainvitals.settings import Settings
+from trainvitals.speech import LOGGER
 from trainvitals.spool import Spool, spool_root
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _ADOPT_EVERY_S = 30.0
 _TRIES_OF_A_CRASHING_FRAME = 5
-
-_log = logging.getLogger("trainvitals")
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ class Delivery:
             ):  # the folder went away, or is not ours to read: there is nothing to adopt
                 return
         if found:
-            _log.info("trainvitals: sending %d frames that an earlier process left", found)
+            LOGGER.info("sending %d frames that an earlier process left", found)
 
     def _settle(self, parcel: Parcel, answer: Answer) -> bool:
         """What the answer means for the frame; whether to go on with the next one."""
@@ -211,7 +209,7 @@ class Delivery:
         if not self.away:
             where = self._spool.folder if self._spool is not None else "memory"
             target = self._settings.monitor
-            _log.warning("trainvitals: %s: %s; frames wait in %s", target, answer.text, where)
+            LOGGER.warning("%s: %s; frames wait in %s", target, answer.text, where)
         self.away = answer.text
         self.set_aside()
 
@@ -220,7 +218,7 @@ class Delivery:
         self._pause_s = self._retry_at = 0.0
         if self.away:
             self.away = ""
-            _log.info("trainvitals: %s takes frames again", self._settings.monitor)
+            LOGGER.info("%s takes frames again", self._settings.monitor)
 
     def _waits_with(self, answer: Answer, deadline: float | None) -> bool:
         """Somebody waits for us and the monitor asked for a pause that fits in: take it, then try again."""
@@ -246,7 +244,7 @@ class Delivery:
     def _say(self, kind: str, text: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            _log.warning("trainvitals: %s", text)
+            LOGGER.warning("%s", text)
 
 
 def _refusal(answer: Answer) -> str:

@@ -63,8 +63,8 @@ class CheckpointSeen:
 
     `api` is the function that was called, `path` where to if it says so, `number` counts saves and loads of this
     rank's attempt. `keys` are the raw keys handed over, `tensors` the index of the attached tensor each belongs to
-    (-1: none), `dtypes` and `shapes` as handed over. `live_keys`: raw names that the attached model has now for tensors
-    of the same kind. `failed`: the call raised. For a load, `missing` and `unexpected` are what it reported, and
+    (-1: none), `dtypes` and `shapes` as handed over. `live_keys`: per entry, the name that the attached model's
+    `state_dict()` would give that tensor now ("": none of ours). `failed`: the call raised. For a load, `missing` and `unexpected` are what it reported, and
     `foreign` says that it went into a model that is not attached. `is_model`: the keys are a model's state (and not an
     optimizer's, a scheduler's, or one tensor).
     """

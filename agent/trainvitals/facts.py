@@ -197,7 +197,8 @@ MANIFEST = Table(
             name="live_digest",
             dtype="uint64",
             merge=Merge.SUM,
-            help="digest of the live tensor, cast to the saved dtype; equal to `digest` if the save is true",
+            help="digest of the live tensor, cast to the saved dtype: equal to `digest` if the save is true; "
+            "of a load, taken after it (there `digest` is of the handed values cast to the live dtype)",
         ),
         Column(
             name="live_square_sum",

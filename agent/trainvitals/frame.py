@@ -74,7 +74,8 @@ class Header:
     Who speaks, about which steps, and what does not fit into columns.
 
     `attempt` is shared by all ranks of one lifetime of the process group; `process` is a random word for this rank's
-    process, so that two jobs under one run name are noticed. `complete_through`: every fact up to this step has been
+    process, so that two jobs under one run name are noticed. `base_step`: steps done when the agent was attached;
+    `first_step`: the smallest that this frame has rows of. `complete_through`: every fact up to this step has been
     sent with this frame or before; the monitor judges a step when all ranks are past it. `step_offset`: the trainer's
     own step number minus ours, None while unknown. `sent_at`, `started_at`: Unix seconds. `dropped`: what was lost
     since the last frame, by what ("frames", "rows", "spool"). `contract`: what the user declared, as in contract.py.
@@ -91,6 +92,7 @@ class Header:
     started_at: float
     sent_at: float
     first_step: int
+    base_step: int = 0
     complete_through: int
     step_offset: int | None = None
     phase: Phase = "training"
@@ -139,7 +141,7 @@ def decode(blob: bytes) -> tuple[dict[str, Any], dict[str, dict[str, npt.NDArray
     """
     header = _header(blob)
     try:
-        blobs = deserialize(blob)
+        blobs = deserialize(blob)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise BadFrame(f"not a safetensors blob: {error}") from error
     tables: dict[str, dict[str, npt.NDArray[Any]]] = {}

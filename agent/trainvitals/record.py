@@ -35,7 +35,9 @@ class Record:
         self._events: deque[Event] = deque()
         self._tensors: deque[TensorInfo] = deque()
         self._scalars: dict[str, int] = {}
-        self._bytes = 0
+        # One counter for each side: `x -= y` on a shared one loses updates when threads switch in between.
+        self._added_bytes = 0
+        self._taken_bytes = 0
         self.dropped_rows = 0
 
     def add(self, table: str, **columns: Any) -> None:
@@ -44,9 +46,10 @@ class Record:
         arrays = {
             name: np.asarray(values, dtype=known.dtype_of(name)) for name, values in columns.items()
         }
+        size = _size(arrays)
         self._rows.append((table, arrays))
-        self._bytes += sum(array.nbytes for array in arrays.values())
-        while self._bytes > self._limit_bytes and len(self._rows) > 1:
+        self._added_bytes += size
+        while self._waiting_columns_bytes > self._limit_bytes and len(self._rows) > 1:
             self._drop_oldest()
 
     def event(self, event: Event) -> None:
@@ -65,7 +68,11 @@ class Record:
     @property
     def waiting_bytes(self) -> int:
         """Memory that waits, about."""
-        return self._bytes + _EVENT_BYTES * (len(self._events) + len(self._tensors))
+        return self._waiting_columns_bytes + _EVENT_BYTES * (len(self._events) + len(self._tensors))
+
+    @property
+    def _waiting_columns_bytes(self) -> int:
+        return self._added_bytes - self._taken_bytes
 
     @property
     def scalar_names(self) -> list[str]:
@@ -80,7 +87,8 @@ class Record:
                 table, columns = self._rows.popleft()
             except IndexError:  # the hot path dropped the oldest meanwhile
                 break
-            self._bytes -= sum(array.nbytes for array in columns.values())
+            size = _size(columns)
+            self._taken_bytes += size
             parts.setdefault(table, []).append(columns)
         joined = {
             table: {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
@@ -95,5 +103,10 @@ class Record:
             _, columns = self._rows.popleft()
         except IndexError:
             return
-        self._bytes -= sum(array.nbytes for array in columns.values())
-        self.dropped_rows += len(next(iter(columns.values())))
+        size, length = _size(columns), len(next(iter(columns.values())))
+        self._added_bytes -= size
+        self.dropped_rows += length
+
+
+def _size(columns: Mapping[str, npt.NDArray[Any]]) -> int:
+    return sum(array.nbytes for array in columns.values())

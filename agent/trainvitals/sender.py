@@ -18,7 +18,6 @@ The agent gives two callables, both called on the sender's thread:
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from trainvitals.frame import Frame, Header, encode
 from trainvitals.paging import Page, pages
 from trainvitals.record import Record
 from trainvitals.settings import Settings
+from trainvitals.speech import LOGGER
 from trainvitals.spool import safe_name
 from trainvitals.termination import Termination
 
@@ -43,8 +43,6 @@ _MUCH_BYTES = 8 << 20
 """So much waiting makes a frame before the interval is over."""
 _TAKE_OVER_S = 1.0
 _LAST_WORDS_S = 3.0
-
-_log = logging.getLogger("trainvitals")
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ class Sender:
             self._delivery.lose("frames")
             if not self._has_failed:
                 self._has_failed = True
-                _log.warning("trainvitals: the sender failed; training goes on", exc_info=True)
+                LOGGER.warning("the sender failed; training goes on", exc_info=True)
 
     # -- making frames ------------------------------------------------------------------------------------------
 
@@ -244,7 +242,7 @@ class Sender:
         except (BadFrame, ValueError, TypeError):
             # Facts that fit no frame: a probe's bug, which must not stop the others' facts.
             self._delivery.lose("frames")
-            _log.warning("trainvitals: facts that fit no frame were dropped", exc_info=True)
+            LOGGER.warning("facts that fit no frame were dropped", exc_info=True)
             return
         self._seq += 1
         self._delivery.dropped.clear()

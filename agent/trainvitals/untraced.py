@@ -27,13 +27,13 @@ def untraced(function: Callable[..., Any]) -> Callable[..., None]:
             function(*args)
             return
         if not disabled:
-            disabled.append(torch.compiler.disable(function))
+            disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
         disabled[0](*args)
 
     # Read by Dynamo before it inlines a call (torch/_dynamo/variables/functions.py); set by `disable` itself.
     opaque._torchdynamo_disable = True  # type: ignore[attr-defined]
     opaque._torchdynamo_disable_msg = "trainvitals reads state between steps"  # type: ignore[attr-defined]
-    eval_frame = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    eval_frame: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     if hasattr(eval_frame, "skip_code"):
         eval_frame.skip_code(opaque.__code__)
     return opaque

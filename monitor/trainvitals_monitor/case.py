@@ -27,7 +27,7 @@ class Subject:
     fqn: str
     first_step: int
     last_good_step: int
-    template: str
+    message: str
     advice: str
     evidence: Mapping[str, Any]
     order: int = 0
@@ -43,7 +43,7 @@ class Subject:
             order=0 if about_run else int(view.tensors.order[tensor]),
             first_step=int(_at(first, row)),
             last_good_step=int(_at(claim.last_good_step, row)),
-            template=claim.message,
+            message=claim.message,
             advice=claim.advice,
             evidence={name: _plain(_at(values, row)) for name, values in claim.evidence.items()},
         )
@@ -143,8 +143,8 @@ class Case:
             last_good_step=_shifted(first.last_good_step, offset),
             last_step=last_step,
             status=status,
-            message=_readable(first, len(fqns), offset),
-            advice=first.advice,
+            message=_readable(first.message, first, len(fqns), offset),
+            advice=_readable(first.advice, first, len(fqns), offset),
             evidence=rows,
             ranks=sorted(ranks),
             last_clean_checkpoint=last_clean_checkpoint,
@@ -162,9 +162,9 @@ def _rank(subject: Subject) -> tuple[int, int]:
     return subject.first_step, subject.order
 
 
-def message_of(subject: Subject, count: int, offset: int) -> str:
+def filled(template: str, subject: Subject, count: int, offset: int) -> str:
     """
-    The claim's message with the subject's evidence filled in, steps in the trainer's numbers.
+    A claim's message or advice with the subject's evidence filled in, steps in the trainer's numbers.
 
     Raises KeyError, ValueError, IndexError or TypeError when it asks for what the evidence lacks.
     """
@@ -174,15 +174,15 @@ def message_of(subject: Subject, count: int, offset: int) -> str:
         "last_good_step": _shifted(subject.last_good_step, offset),
         **_told(subject.evidence, offset),
     }
-    return subject.template.format(**{**fields, "fqn": subject.fqn, "count": count})
+    return template.format(**{**fields, "fqn": subject.fqn, "count": count})
 
 
-def _readable(subject: Subject, count: int, offset: int) -> str:
+def _readable(template: str, subject: Subject, count: int, offset: int) -> str:
     try:
-        return message_of(subject, count, offset)
+        return filled(template, subject, count, offset)
     except (KeyError, ValueError, IndexError, TypeError):
         # Only the claim's first row was tried; better a bare template than no finding.
-        return subject.template
+        return template
 
 
 def _row(subject: Subject, offset: int) -> dict[str, Any]:

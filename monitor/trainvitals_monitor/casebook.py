@@ -1,9 +1,9 @@
 """
 From claims to findings: which finding a claim belongs to, who its subjects are, when it is resolved.
 
-One finding per detector and FQN pattern: 32 layers with one fault are one finding with 32 subjects. When a single look
-brings more than MAX_NEW_PATTERNS new patterns for a detector, they are one finding with the group "*". Steps in here
-are ours; they become the trainer's when a `Finding` is made.
+One finding per detector and group: 32 layers with one fault are one finding with 32 subjects. Tensors that one claim
+names first in one look are one group, an FQN pattern or what their patterns have in common (groups.py); what a group's
+name covers later joins it. Steps in here are ours; they become the trainer's when a `Finding` is made.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.facts import SERIES_TABLE
-from trainvitals_monitor.case import Case, Subject, message_of, num_rows
+from trainvitals_monitor.case import Case, Subject, filled, num_rows
 from trainvitals_monitor.detectors.detector import Claim, Detector
 from trainvitals_monitor.findings import MAX_EVIDENCE, Finding, finding_id
+from trainvitals_monitor.groups import common_pattern, covers
 from trainvitals_monitor.history import View
 
-MAX_NEW_PATTERNS = 4
-EVERYTHING = "*"
 RUN = "run"
 
 _Key = tuple[str, str, str]
@@ -120,36 +119,51 @@ class Casebook:
             (view.attempt, detector.name, key), _Assigned(np.empty(0, np.int64))
         )
         assigned.grow(view.num_tensors)
-        new: list[tuple[Claim, int, int]] = []
         for claim in claims:
             kept = ~view.ignored[claim.tensors]
             numbers = assigned.case[claim.tensors]
             for number in np.unique(numbers[kept & (numbers >= 0)]).tolist():
                 self._touch(self._cases[number], view, detector, claim)
             unknown = np.flatnonzero(kept & (numbers < 0)).tolist()
-            new += [(claim, row, int(claim.tensors[row])) for row in unknown]
-        if new:
-            self._open(view, detector, key, new, assigned)
+            self._open(view, detector, key, claim, unknown, assigned)
 
     def _open(
         self,
         view: View,
         detector: Detector,
         key: str,
-        new: Sequence[tuple[Claim, int, int]],
+        claim: Claim,
+        rows: Sequence[int],
         assigned: _Assigned,
     ) -> None:
-        """Subjects that have no case yet get one."""
-        patterns = dict.fromkeys(view.tensors.pattern[tensor] for _, _, tensor in new)
-        everything = self._find(view, detector, key, EVERYTHING)
-        fresh = [one for one in patterns if self._find(view, detector, key, one) is None]
-        to_all = frozenset(fresh) if everything or len(fresh) > MAX_NEW_PATTERNS else frozenset()
-        for claim, row, tensor in new:
-            pattern = view.tensors.pattern[tensor]
-            case = self._case(view, detector, key, EVERYTHING if pattern in to_all else pattern)
-            assigned.case[tensor] = self._number[case.id]
+        """The claim's tensors in these rows have no case yet: they join one that covers them, or form a new one."""
+        pattern_of = {row: view.tensors.pattern[int(claim.tensors[row])] for row in rows}
+        covering = {
+            pattern: self._covering(view, detector, key, pattern) for pattern in pattern_of.values()
+        }
+        fresh = [pattern for pattern, group in covering.items() if group is None]
+        group = common_pattern(fresh) if fresh else ""
+        for row, pattern in pattern_of.items():
+            case = self._case(view, detector, key, covering[pattern] or group)
+            assigned.case[claim.tensors[row]] = self._number[case.id]
             case.add(Subject.of(view, claim, row))
             self._touch(case, view, detector, claim)
+
+    def _covering(self, view: View, detector: Detector, key: str, pattern: str) -> str | None:
+        """The group of this detector's cases that the pattern belongs to, oldest first."""
+        groups = dict.fromkeys(
+            case.group
+            for case in self._cases
+            if case.detector == detector.name and case.attempt == view.attempt
+        )
+        return next(
+            (
+                one
+                for one in groups
+                if covers(one, pattern) and self._find(view, detector, key, one)
+            ),
+            None,
+        )
 
     def _touch(self, case: Case, view: View, detector: Detector, claim: Claim) -> None:
         case.claimed(view.step, claim.severity or detector.severity)
@@ -199,14 +213,16 @@ def _check(view: View, claim: Claim) -> None:
         rows = num_rows(values)
         if rows not in (None, 1, max(1, count)):
             raise ValueError(f"{name} has {rows} rows for {count} tensors")
-    message_of(Subject.of(view, claim, 0), count, view.step_offset or 0)
+    subject = Subject.of(view, claim, 0)
+    for template in (subject.message, subject.advice):
+        filled(template, subject, count, view.step_offset or 0)
 
 
 def _looked_since(view: View, case: Case, detector: Detector, step: int) -> bool:
-    """Whether any of the detector's statistics was looked at again; one that reads none always looks."""
+    """Whether all its subjects were looked at again by a statistic that the detector reads; one that reads none always looks."""
     stats = [name for name in detector.reads if name in SERIES_TABLE]
     found = [view.tensors.index_of(fqn) for fqn in case.fqns(MAX_EVIDENCE)]
     indices = [index for index in found if index is not None]
     if not stats or not indices:
         return True
-    return any(bool((view.last_seen(stat)[indices] > step).any()) for stat in stats)
+    return any(bool((view.last_seen(stat)[indices] > step).all()) for stat in stats)

@@ -84,5 +84,5 @@ class Finding:
 
 def finding_id(run: str, attempt: str, detector: str, group: str) -> str:
     """A stable id: the same fault of the same group has the same id, whatever subjects join later."""
-    key = "\n".join((run, attempt, detector, group))
+    key = f"{run}\n{attempt}\n{detector}\n{group}"
     return f"{detector}-{hashlib.sha256(key.encode()).hexdigest()[:10]}"

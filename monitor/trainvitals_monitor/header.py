@@ -125,7 +125,7 @@ def _number_faults(header: Header) -> Iterator[str]:
         yield f"world_size={header.world_size}: must be 1 to {MAX_WORLD_SIZE}"
     if not 0 <= header.rank < header.world_size:
         yield f"rank={header.rank}: must be 0 to world_size - 1 = {header.world_size - 1}"
-    for field in ("seq", "first_step"):
+    for field in ("seq", "first_step", "base_step"):
         if not 0 <= getattr(header, field) <= MAX_STEP:
             yield f"{field}={getattr(header, field)}: must be 0 to 2**53"
     if not -1 <= header.complete_through <= MAX_STEP:

@@ -97,10 +97,11 @@ def _signals(server: uvicorn.Server) -> Iterator[None]:
 
 def _bound(config: Config) -> socket.socket:
     try:
-        family, _, _, _, where = socket.getaddrinfo(
+        family, kind, protocol, _, where = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # With the protocol said: asyncio sets TCP_NODELAY only then, and without it answers wait 40 ms.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise AddressUnusable(
             f"cannot listen on {config.host}: {error.strerror or error}"

@@ -7,6 +7,7 @@ not be able to write to somebody's terminal.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +25,9 @@ _EXERCISED = ("steps", "saves", "loads", "resumes", "losses", "probes switched o
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """Where to print: in colours on a terminal only, and as wide as it is; a fixed width into a file or pipe."""
+    """Where to print: in colours on a terminal only, and as wide as it is; into a file or pipe as COLUMNS says."""
     stream = stream or sys.stdout
-    width = None if stream.isatty() else _WIDTH_WITHOUT_TERMINAL
+    width = None if stream.isatty() else int(os.environ.get("COLUMNS") or _WIDTH_WITHOUT_TERMINAL)
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
@@ -62,7 +63,10 @@ def _steps(finding: Mapping[str, Any]) -> Text:
 
 
 def _story(finding: Mapping[str, Any]) -> Text:
-    parts = [Text(plain(finding["message"])), Text(f"-> {plain(finding['advice'])}", style="italic")]
+    parts = [
+        Text(plain(finding["message"])),
+        Text(f"-> {plain(finding['advice'])}", style="italic"),
+    ]
     subjects = list(finding["subjects"])
     if subjects:
         more = len(subjects) - _SHOWN_SUBJECTS
@@ -137,9 +141,13 @@ def coverage_table(run: Mapping[str, Any]) -> Table:
     table.add_row("covered", Text(f"{detail.get('tensors', 0)} tensors; {counts or 'nothing'}"))
     table.add_row("looked at", Text(looks or "nothing"))
     table.add_row("not covered", Text("; ".join(detail.get("never", ())) or "-"))
-    failed = ", ".join(f"{name} ({count} times)" for name, count in detail.get("detector_failures", {}).items())
+    failed = ", ".join(
+        f"{name} ({count} times)" for name, count in detail.get("detector_failures", {}).items()
+    )
     if failed:
-        table.add_row(Text("failed", style="bold red"), Text(plain(f"detectors that raised: {failed}")))
+        table.add_row(
+            Text("failed", style="bold red"), Text(plain(f"detectors that raised: {failed}"))
+        )
     return table
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ class Net(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         hidden = self.norm(self.embedding(ids))
         hidden = self.dropout(self.hidden(hidden.bfloat16()).float().relu())
-        return self.head(hidden) + self.get_buffer("expert_bias")
+        out: torch.Tensor = self.head(hidden) + self.get_buffer("expert_bias")
+        return out
 
 
 class Noisy(TensorDataset):
@@ -54,7 +56,9 @@ def train(folder: Path | None, compiled: bool) -> dict[str, torch.Tensor]:
     data = Noisy(torch.randint(0, 32, (STEPS * 8,)), torch.randint(0, 4, (STEPS * 8,)))
     loader = DataLoader(data, batch_size=8, shuffle=True, num_workers=2)
     model = Net()
-    forward = torch.compile(model, backend="aot_eager") if compiled else model
+    forward: nn.Module = model
+    if compiled:
+        forward = cast(nn.Module, torch.compile(model, backend="aot_eager"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     agent = None
     if folder is not None:
@@ -65,7 +69,7 @@ def train(folder: Path | None, compiled: bool) -> dict[str, torch.Tensor]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        model.expert_bias.add_(1e-3)
+        model.get_buffer("expert_bias").add_(1e-3)
         losses.append(loss.detach())
         if agent is not None:
             agent.log(loss=loss)
@@ -76,9 +80,10 @@ def train(folder: Path | None, compiled: bool) -> dict[str, torch.Tensor]:
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, entry in enumerate(optimizer.state.values()):
         state |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
+    legacy_state = np.random.get_state(legacy=False)["state"]["key"]
     generators = {
         "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),  # type: ignore[union-attr]
+        "numpy": torch.from_numpy(legacy_state.astype(np.int64)),
         "python": torch.tensor(random.getstate()[1][:-1]),
     }
     return {**state, **generators, "losses": torch.stack(losses)}

@@ -110,12 +110,12 @@ def test_optimizer_in_backward_is_one_step(start: Any) -> None:
 class Container(Optimizer):
     """As torchtitan's OptimizersContainer: an Optimizer of optimizers, whose groups have no learning rate."""
 
-    def __init__(self, optimizers: list[Optimizer]) -> None:
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
         parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
         super().__init__(parameters, {})
         self.optimizers = optimizers
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for optimizer in self.optimizers:
             optimizer.step()
 
@@ -165,7 +165,7 @@ def test_a_step_that_raises_leaves_the_clock_right(start: Any) -> None:
         raise KeyError("the user's own")
 
     with pytest.raises(KeyError):
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     trained(model, optimizer)
     trained(model, optimizer)
     assert len(seen.rounds) == 2
@@ -184,7 +184,7 @@ def test_lbfgs_and_its_closure_are_one_step(start: Any) -> None:
 
     _, seen = start()
     for _ in range(3):
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)
     assert len(seen.rounds) == 3
 
 

@@ -4,6 +4,9 @@ The record keeps what probes measured, in order and within its bound.
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import numpy as np
 
 from trainvitals.events import SlotChanged
@@ -39,3 +42,27 @@ def test_what_does_not_fit_is_counted() -> None:
     assert record.dropped_rows == 100 - len(kept)
     assert kept.tolist() == list(range(100 - len(kept), 100))
     assert 0 < len(kept) * 32 <= 1000
+
+
+def test_two_threads_do_not_lose_count_of_what_waits() -> None:
+    """One side adds while the other takes: at the end nothing waits, and nothing is said to."""
+    record = Record(1 << 30)
+    done = threading.Event()
+
+    def take_all() -> None:
+        while not done.is_set():
+            record.take()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        taker = threading.Thread(target=take_all)
+        taker.start()
+        for step in range(5000):
+            record.scalar("loss", step, 1.0)
+        done.set()
+        taker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    record.take()
+    assert record.waiting_bytes == 0

@@ -12,6 +12,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,7 +35,8 @@ class Net(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         hidden = self.hidden(self.embedding(ids)).relu()
         mixed: torch.Tensor = torch.einsum("bd,edh->bh", hidden, self.experts)
-        return self.head(mixed + self.get_buffer("expert_bias").mean() * 0.1)
+        out: torch.Tensor = self.head(mixed + self.get_buffer("expert_bias").mean() * 0.1)
+        return out
 
 
 def main(mode: str, folder: str, rank: int, world_size: int, store: str) -> None:
@@ -44,16 +46,15 @@ def main(mode: str, folder: str, rank: int, world_size: int, store: str) -> None
             "gloo", init_method=f"file://{store}", rank=rank, world_size=world_size
         )
     torch.manual_seed(0)
-    model: nn.Module = Net()
+    net = Net()
+    model: nn.Module = net
     if mode == "ddp":
         model = DistributedDataParallel(model)
     if mode == "fsdp2":
-        mesh = dist.init_device_mesh("cpu", (world_size,))
-        fully_shard(model.head, mesh=mesh)
-        sharded = fully_shard(model, mesh=mesh)
-        # gloo has no average: sum, then divide (pytorch's own switch for it)
-        for part in (model.head, sharded):
-            part.set_force_sum_reduction_for_comms(True)
+        mesh = init_device_mesh("cpu", (world_size,))
+        for part in (net.head, net):
+            # gloo has no average: sum, then divide (pytorch's own switch for it)
+            fully_shard(part, mesh=mesh).set_force_sum_reduction_for_comms(True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     agent = trainvitals.attach(
         model, optimizer, run=mode, attempt="first", monitor=folder, budget=None, quiet=True

@@ -344,7 +344,7 @@ class Stream:
             started_at=float(self.attempt_number),
             sent_at=float(self.now),
             first_step=self.base_step + 1,
-            about={"base_step": str(self.base_step)},
+            base_step=self.base_step,
             complete_through=self.now,
             step_offset=self.step_offset,
             phase=phase,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 import torch
 
@@ -30,7 +30,7 @@ for step in range(20):
     print("step", step, flush=True)
 torch.save(state, sys.argv[1])
 print("done", *sys.argv[2:])
-'''
+"""
 IN_PLACE = "model.expert_bias.add_(0.01 * torch.randn(4))"
 REPLACED = "model.expert_bias = model.expert_bias + 0.01 * torch.randn(4)"
 
@@ -39,7 +39,17 @@ def check(tmp_path: Path, source: str, *options: str) -> subprocess.CompletedPro
     """`trainvitals check` on a script of this source, in its folder."""
     (tmp_path / "train.py").write_text(source)
     return subprocess.run(
-        [sys.executable, "-m", "trainvitals", "check", *options, "train.py", "last.pt", "--lr", "1"],
+        [
+            sys.executable,
+            "-m",
+            "trainvitals",
+            "check",
+            *options,
+            "train.py",
+            "last.pt",
+            "--lr",
+            "1",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -89,7 +99,9 @@ def test_script_that_fails(tmp_path: Path) -> None:
 
 def test_script_that_is_killed(tmp_path: Path) -> None:
     """A script that ends by a signal: the signal is named, and what was seen before is judged."""
-    killed = REPLACED + "\n    if step == 15: import os, time; time.sleep(3); os.kill(os.getpid(), 9)"
+    killed = (
+        REPLACED + "\n    if step == 15: import os, time; time.sleep(3); os.kill(os.getpid(), 9)"
+    )
     ended = check(tmp_path, SCRIPT.replace("UPDATE", killed))
     assert ended.returncode == 1
     assert "killed by SIGKILL" in ended.stderr
@@ -125,7 +137,17 @@ def test_module(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "train.py").write_text(SCRIPT.replace("UPDATE", IN_PLACE))
     ended = subprocess.run(
-        [sys.executable, "-m", "trainvitals", "check", "--steps", "3", "-m", "package.train", "last.pt"],
+        [
+            sys.executable,
+            "-m",
+            "trainvitals",
+            "check",
+            "--steps",
+            "3",
+            "-m",
+            "package.train",
+            "last.pt",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

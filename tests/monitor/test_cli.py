@@ -26,6 +26,7 @@ REQUIRED = {
     "id", "run", "attempt", "detector", "severity", "subjects", "first_step", "last_step", "status",
     "message", "evidence",
 }  # fmt: skip
+TOKEN = "a-token-to-read"  # noqa: S105
 Captured = pytest.CaptureFixture[str]
 
 
@@ -56,8 +57,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def monitor(tmp_path: Path) -> Iterator[str]:
     """The address of a monitor that wants a read token, and has judged a healthy and a faulty run."""
-    config = Config(store=str(tmp_path / "store"), read_token="read-token")
-    with serving(config, headers={"Authorization": "Bearer read-token"}) as http:
+    config = Config(store=str(tmp_path / "store"), read_token=TOKEN)
+    with serving(config, headers={"Authorization": f"Bearer {TOKEN}"}) as http:
         http.push_all(play("team/faulty", faulty=True) + play("sound", faulty=False))
         yield str(http.base_url)
 
@@ -66,7 +67,7 @@ def monitor(tmp_path: Path) -> Iterator[str]:
 def token_file(tmp_path: Path) -> str:
     """A file with the read token that only its owner can read."""
     file = tmp_path / "token"
-    file.write_text("read-token\n")
+    file.write_text(f"{TOKEN}\n")
     file.chmod(0o600)
     return str(file)
 
@@ -154,7 +155,9 @@ def test_monitor_that_is_not_there(capsys: Captured) -> None:
     assert main(["runs", "--monitor", f"http://127.0.0.1:{unused_port()}"]) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert re.fullmatch(r"trainvitals: no monitor answers at http://127\.0\.0\.1:\d+ \(.*\)\n", said.err)
+    assert re.fullmatch(
+        r"trainvitals: no monitor answers at http://127\.0\.0\.1:\d+ \(.*\)\n", said.err
+    )
 
 
 def test_doctor_finds_all_well(monitor: str, token_file: str, capsys: Captured) -> None:
@@ -162,19 +165,34 @@ def test_doctor_finds_all_well(monitor: str, token_file: str, capsys: Captured) 
     assert main(["doctor", "--monitor", monitor, "--token-file", token_file]) == 0
     text = capsys.readouterr().out
     assert "problem" not in text
-    for what in ("torch", "monitor", "version", "store", "clock", "ingest token", "read token", "spool"):
+    for what in (
+        "torch",
+        "monitor",
+        "version",
+        "store",
+        "clock",
+        "ingest token",
+        "read token",
+        "spool",
+    ):
         assert re.search(rf"^ok +{what}", text, re.MULTILINE), what
 
 
-def test_doctor_finds_problems(monitor: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_problems(
+    monitor: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A missing read token, an absent monitor and a wrong setting each are a problem with advice, exit status 1."""
     assert main(["doctor", "--monitor", monitor]) == 1
-    assert re.search(r"^problem read token .*\n +-> Name a file", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^problem read token .*\n +-> Name a file", capsys.readouterr().out, re.MULTILINE
+    )
     assert main(["doctor", "--monitor", f"http://127.0.0.1:{unused_port()}"]) == 1
     assert re.search(r"^problem monitor .*\n +-> Start one", capsys.readouterr().out, re.MULTILINE)
     monkeypatch.setenv("TRAINVITALS_BUDGET", "7")
     assert main(["doctor"]) == 1
-    assert re.search(r"^problem settings +TRAINVITALS_BUDGET", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"^problem settings +TRAINVITALS_BUDGET", capsys.readouterr().out, re.MULTILINE
+    )
 
 
 def test_serve_refuses_to_be_open_to_others(capsys: Captured) -> None:

@@ -141,16 +141,26 @@ def test_layers_with_one_fault_are_one_finding() -> None:
     assert found.severity is Severity.WARNING
 
 
-def test_patterns_are_findings_of_their_own_up_to_four() -> None:
-    """Four new patterns in one look are four findings; five are one, with the group "*"."""
-    names = ["a", "b", "c", "d", "e"]
-    few, many = Stream(names), Stream(names)
-    few.step(values=dict.fromkeys(names[:4], 20.0))
-    many.step(values=dict.fromkeys(names, 20.0))
-    many.step(values={"*": 20.0})
-    assert [found.group for found in few.findings(ALL)] == ["a", "b", "c", "d"]
-    found = only(many.findings(ALL))
-    assert (found.group, found.subjects, found.last_step) == ("*", names, 2)
+def test_what_is_claimed_together_is_one_finding() -> None:
+    """New tensors of one claim are one group, named by what their patterns share; what comes later has its own."""
+    names = ["layers.0.mlp.w1", "layers.1.mlp.w1", "layers.0.attention.w1", "head"]
+    stream = Stream(names)
+    stream.step(values={**dict.fromkeys(names[:3], 20.0), "head": 1.0})
+    stream.step(values={"*": 20.0})
+    first, second = stream.findings(ALL)
+    assert (first.group, first.subjects) == ("layers.*.w1", names[:3])
+    assert (second.group, second.subjects, second.first_step) == ("head", ["head"], 2)
+
+
+def test_a_group_is_joined_by_what_its_name_covers() -> None:
+    """A tensor of another pattern that the group's name fits joins the finding, whose id stays what it was."""
+    names = ["layers.0.mlp.w1", "layers.0.attention.w1", "layers.0.router.w1"]
+    stream = Stream(names)
+    stream.step(values={**dict.fromkeys(names[:2], 20.0), names[2]: 1.0})
+    before = only(stream.findings(ALL))
+    stream.step(values={"*": 20.0})
+    after = only(stream.findings(ALL))
+    assert (after.id, after.subjects) == (before.id, names)
 
 
 def test_a_finding_is_resolved_after_silence_and_opened_again_under_its_id() -> None:
@@ -177,10 +187,10 @@ def test_silence_without_a_look_resolves_nothing() -> None:
     stream = Stream(["w", "v"])
     stream.step(values={"*": 20.0})
     stream.step(values={"v": 1.0}, steps=9)
-    assert [(f.subjects, f.status) for f in stream.findings(ALL)] == [
-        (["w"], Status.OPEN),
-        (["v"], Status.RESOLVED),
-    ]
+    found = only(stream.findings(ALL))
+    assert (found.subjects, found.status) == (["w", "v"], Status.OPEN)
+    stream.step(values={"*": 1.0}, steps=9)
+    assert only(stream.findings(ALL)).status is Status.RESOLVED
 
 
 def test_steps_are_told_in_the_trainers_numbers() -> None:

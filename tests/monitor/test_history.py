@@ -297,6 +297,17 @@ def test_a_checkpoint_has_its_rows_by_entry() -> None:
     assert one.sketch(np.array([0, 2])).shape == (2, 8)
 
 
+def test_live_keys_stay_beside_their_entries() -> None:
+    """An entry of no tensor ("") and a tensor that is saved twice do not shift the names of the others."""
+    stream = Stream(["a", "b"])
+    keys, live_keys = ["x", "a", "y", "ema.a", "b"], ["", "a", "", "a", "b"]
+    stream.step()
+    stream.checkpoint(path="/p", keys=keys, live_keys=live_keys)
+    stream.step()
+    made = [one for new in looks(stream, lambda view: view.new_checkpoints()) for one in new]
+    assert [(one.keys, one.live_keys) for one in made] == [(keys, live_keys)]
+
+
 def test_a_checkpoint_before_the_first_step_is_in_the_first_look() -> None:
     """A load between attach and the first step is not lost, though nothing can be judged then."""
     stream = Stream(["a"], base_step=7)

@@ -238,10 +238,10 @@ def test_a_packed_series_is_the_series(data: st.DataObject) -> None:
     size = len(steps) * tensors
     statistics: dict[str, tuple[Floats, Bools]] = {}
     for name in ("norm", "changed", "low"):
-        values = data.draw(st.lists(_VALUES, min_size=size, max_size=size))
-        seen = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
+        drawn = data.draw(st.lists(_VALUES, min_size=size, max_size=size))
+        looks = data.draw(st.lists(st.booleans(), min_size=size, max_size=size))
         shape = (len(steps), tensors)
-        statistics[name] = (np.array(values).reshape(shape), np.array(seen).reshape(shape))
+        statistics[name] = (np.array(drawn).reshape(shape), np.array(looks).reshape(shape))
     chunk = pack(steps, statistics)
     if chunk is None:
         assert not any(seen.any() for _, seen in statistics.values())

@@ -36,14 +36,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         name="router-dtype",
         trainer="train",
-        story="the router's expert bias is cast to bfloat16, where its updates are rounded away "
+        story="the routers' expert bias is cast to bfloat16, where its updates are rounded away "
         "(Megatron-LM #1482)",
     ),
     Fault(
         name="lora-explosion",
         trainer="finetune",
         steps=120,
-        story="a LoRA run wipes the weights that it has loaded, and steps much too far (torchtitan #421)",
+        story="fine-tuning begins by wiping the weights that were loaded, and steps much too far "
+        "(torchtitan #421)",
     ),
     Fault(
         name="compile-resume",
@@ -51,7 +52,7 @@ FAULTS: tuple[Fault, ...] = (
         steps=60,
         attempts=3,
         last_attempt_fails=True,
-        story="resuming a compiled model renames the keys of the next checkpoint, which nobody can load "
+        story="a resume renames the keys of the next checkpoint, so that nothing can resume from it "
         "(torchtitan #961)",
     ),
     Fault(name="none", trainer="train", story="nothing is wrong"),

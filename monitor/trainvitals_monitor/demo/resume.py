@@ -65,8 +65,8 @@ def main() -> None:
     model.init_weights()
     for index, block in enumerate(model.layers):
         # "eager" needs no C++ compiler. (block.compile() in place would rename nothing.)
-        compiled = torch.compile(block, backend="eager")
-        model.layers.register_module(str(index), compiled)
+        compiled: Any = torch.compile(block, backend="eager")
+        model.layers[index] = compiled
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     state = {"model": ModelState(model, args.fault)}
 

@@ -58,8 +58,8 @@ def run_demo(fault: Fault, *, steps: int | None = None, linger_s: float | None =
 
 def _train_and_tell(fault: Fault, monitor: ChildMonitor, folder: Path, steps: int) -> int:
     run = f"demo-{fault.name}"
-    _tell(f"Training a small mixture of experts in which {fault.story}.")
-    _tell(f"Its monitor: {monitor.client.url}")
+    _tell(f"Training a small language model with experts, in which {fault.story}.")
+    _tell(f"The monitor: {monitor.client.url}")
     for attempt in range(1, fault.attempts + 1):
         trainer = Trainer(fault, run=run, monitor=monitor.client.url, folder=folder, steps=steps)
         status = _watch(trainer, f"attempt {attempt}" if fault.attempts > 1 else "training", steps)
@@ -101,7 +101,7 @@ def _watch(trainer: Trainer, what: str, steps: int) -> int:
 
 
 def _show(line: str, out: Console) -> None:
-    out.print(plain(line), markup=False, style="dim")
+    out.print(plain(line), markup=False, style="dim", soft_wrap=True)
 
 
 def _wait_for_interrupt(monitor: ChildMonitor) -> None:
@@ -114,4 +114,4 @@ def _wait_for_interrupt(monitor: ChildMonitor) -> None:
 
 
 def _tell(text: str) -> None:
-    console(sys.stderr).print(text, markup=False)
+    console(sys.stderr).print(text, markup=False, soft_wrap=True)

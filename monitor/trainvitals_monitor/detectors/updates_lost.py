@@ -71,7 +71,7 @@ class UpdatesLost(Detector):
         ),
         Threshold(
             name="lr_share",
-            default=0.25,
+            default=0.5,
             unit="ratio of the attempt's largest learning rate",
             reason="at the end of a decay to zero updates vanish by design",
         ),

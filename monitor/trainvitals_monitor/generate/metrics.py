@@ -26,8 +26,17 @@ scrape_configs:
 def metrics_page() -> str:
     """The page's text."""
     rows = [
-        (f"`{spec.exposed}`", spec.type, ", ".join(f"`{label}`" for label in spec.labels) or "-", spec.help)
+        (
+            f"`{spec.exposed}`",
+            spec.type,
+            ", ".join(f"`{label}`" for label in spec.labels) or "-",
+            spec.help,
+        )
         for spec in METRICS
     ]
     head = ("metric", "type", "labels", "meaning")
-    return GENERATED.format(source="trainvitals_monitor/metrics.py") + _INTRODUCTION + table(head, rows)
+    return (
+        GENERATED.format(source="trainvitals_monitor/metrics.py")
+        + _INTRODUCTION
+        + table(head, rows)
+    )

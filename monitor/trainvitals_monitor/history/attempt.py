@@ -55,7 +55,7 @@ class AttemptHistory:
         self.key = header.attempt
         self.world_size = header.world_size
         self.started_at = header.started_at
-        self.base_step = self.step = _base_step(header)
+        self.base_step = self.step = header.base_step
         self.judged_steps = 0
         self.contract = Contract()
         self.tensors = TensorTable()
@@ -319,9 +319,3 @@ class AttemptHistory:
         if not ignore:
             return np.zeros(len(self.tensors), np.bool_)
         return np.array([matches(fqn, ignore) for fqn in self.tensors.fqn], np.bool_)
-
-
-def _base_step(header: Header) -> int:
-    """Steps done at attach: what the agent says of itself, else the step before the first."""
-    told = header.about.get("base_step", "")
-    return int(told) if told.isdigit() and len(told) < 17 else max(0, header.first_step - 1)

@@ -27,7 +27,7 @@ class Checkpoint:
     """
     One save or load, as `frame.CheckpointSeen` has it, with what its manifest says of each entry.
 
-    `tensors`, `dtypes`, `shapes` and the arrays in `rows` are as long as `keys`. `tensors[k]` is the index in the
+    `tensors`, `dtypes`, `shapes`, `live_keys` and the arrays in `rows` are as long as `keys`. `tensors[k]` is the index in the
     view's tensor table, -1 if the entry belongs to none. `rows`: digest, count, square_sum, sketch_0..7, live_digest,
     live_square_sum, stale_step; `count` 0 means that nothing was measured of this entry ("no data"). `ranks`: who
     reported it.
@@ -147,7 +147,7 @@ class _Entries:
         index: dict[str, int] = {}
         for report in reports:
             seen = report.seen
-            live_keys = seen.live_keys or [""] * len(seen.keys)
+            live_keys = [*seen.live_keys, *[""] * len(seen.keys)][: len(seen.keys)]
             for key, tensor, dtype, shape, live_key in zip(
                 seen.keys, report.tensors, seen.dtypes, seen.shapes, live_keys, strict=True
             ):

@@ -2,7 +2,8 @@
 Which functions are watched for saves and loads, and what a call of each one means.
 
 Patched are the functions *below* the public names, because libraries bind those at import (transformers has its own
-`save_file`). Read in torch 2.13 (the same names are there from 2.6 on) and safetensors 0.8 (before 0.7: `_flatten`).
+`save_file`). Read in torch 2.13 and safetensors 0.8 (older ones: `_flatten`). A name that another version does not have
+is left alone and listed by `Watch.absent`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""
+How far the run has come, in our steps and in the trainer's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainvitals.frame import Phase
+
+
+@dataclass
+class Progress:
+    """
+    `base`: steps done at attach; `step`: steps done now. `complete_through`: every fact up to this step has been
+    recorded. `offset`: the trainer's own step number minus ours, None while unknown.
+
+    Written on the trainer's thread; the sender's thread reads single fields.
+    """
+
+    base: int
+    step: int
+    complete_through: int
+    offset: int | None = None
+    phase: Phase = "starting"
+
+    @classmethod
+    def at(cls, base: int) -> Progress:
+        """A run that starts, or goes on, after `base` steps."""
+        return cls(base=base, step=base, complete_through=base)
+
+    def complete(self) -> None:
+        """Nothing more will be recorded about the steps done so far."""
+        self.complete_through = self.step

@@ -1,0 +1,128 @@
+"""
+What happens around each round of optimizer steps: the budget chooses, the probes look, the step is recorded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from trainvitals.budget import Budget
+from trainvitals.coverage import Coverage
+from trainvitals.guard import Guard
+from trainvitals.probes.probe import Choice, Look, Probe
+from trainvitals.progress import Progress
+from trainvitals.record import Record
+from trainvitals.slots import SlotTable
+
+
+class Rounds:
+    """
+    The clock's two callbacks, on the trainer's thread: `before_step` and `after_round`.
+
+    Each probe is called through the guard, under no_grad, and timed for the budget.
+    """
+
+    def __init__(
+        self,
+        slots: SlotTable,
+        record: Record,
+        guard: Guard,
+        budget: Budget,
+        probes: Sequence[Probe],
+        progress: Progress,
+    ) -> None:
+        self._slots = slots
+        self._record = record
+        self._guard = guard
+        self._budget = budget
+        self._probes = probes
+        self._progress = progress
+        self._coverage = Coverage()
+        self._choice: Choice | None = None
+        self._ended_at = time.perf_counter()
+        self._agent_seconds = 0.0
+
+    def before_step(self, optimizers: Sequence[Optimizer]) -> None:
+        """Before each of our optimizers' steps; the first in a round chooses what to look at."""
+        started = time.perf_counter()
+        if self._choice is None:
+            self._progress.complete()
+            if self._is_first:
+                self._guard.call("tensor table", self._rebaseline)
+            choice = self._guard.call(
+                "budget", self._budget.choose, self._progress.step, self._slots
+            )
+            self._choice = choice or Choice()
+        look = self._look(self._progress.step + 1, optimizers)
+        for probe in self._probes:
+            self._timed(probe, probe.before_step, look)
+        self._agent_seconds += time.perf_counter() - started
+
+    def after_round(self, optimizers: Sequence[Optimizer]) -> None:
+        """When all optimizers of the round have stepped: one more step is done."""
+        started = time.perf_counter()
+        self._progress.phase = "training"
+        look = self._look(self._progress.step + 1, optimizers)
+        self._progress.step += 1
+        for probe in self._probes:
+            self._timed(probe, probe.after_step, look)
+        self._coverage.looked(look.choice, self._progress.step, len(self._slots))
+        self._choice = None
+        self._end_step(started)
+
+    def send_tensor_table(self) -> None:
+        """A row for each slot as it is now."""
+        for index in range(len(self._slots)):
+            self._record.tensor(self._slots.info(index))
+
+    def coverage(self, checkpoints: dict[str, Any]) -> dict[str, Any]:
+        """What was looked at and what was never seen, as plain data."""
+        small = np.array([self._slots.plan(i).is_whole for i in range(len(self._slots))], np.bool_)
+        return self._coverage.report(small=small, step=self._progress.step, checkpoints=checkpoints)
+
+    @property
+    def _is_first(self) -> bool:
+        return self._coverage.steps == 0
+
+    def _rebaseline(self) -> None:
+        """What happened between attach and the first step (to_empty, a cast, fully_shard) is legal: start from it."""
+        self._slots.rebaseline()
+        self.send_tensor_table()
+
+    def _look(self, step: int, optimizers: Sequence[Optimizer]) -> Look:
+        return Look(
+            step=step,
+            slots=self._slots,
+            record=self._record,
+            choice=self._choice or Choice(),
+            optimizers=optimizers,
+            first=self._is_first,
+        )
+
+    def _timed(self, probe: Probe, moment: Callable[[Look], None], look: Look) -> None:
+        started = time.perf_counter()
+        with torch.no_grad():
+            self._guard.call(probe.name, moment, look)
+        if probe.kind:
+            looked = len(getattr(look.choice, probe.kind))
+            self._budget.spent(probe.kind, looked, time.perf_counter() - started)
+
+    def _end_step(self, started: float) -> None:
+        now = time.perf_counter()
+        self._agent_seconds += now - started
+        seconds = now - self._ended_at
+        self._record.add(
+            "steps",
+            step=[self._progress.step],
+            time=[time.time()],
+            seconds=[seconds],
+            agent_seconds=[self._agent_seconds],
+        )
+        self._guard.call("budget", self._budget.step_took, seconds, self._agent_seconds)
+        self._ended_at, self._agent_seconds = now, 0.0
