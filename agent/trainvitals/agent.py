@@ -129,6 +129,9 @@ class Agent:
         self._progress = Progress.at(base)
         self._models = list(models)
         self._given = list(optimizers)
+        self._others: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._contract = contract
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
@@ -264,12 +267,16 @@ class Agent:
         return self._progress.step
 
     def _owns(self, optimizer: Optimizer) -> bool:
-        return any(
-            self._slots.index_of(parameter) is not None
-            for each in plain_optimizers(optimizer)
-            for group in each.param_groups
-            for parameter in group["params"]
-        )
+        groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
+        # Ours is known by its first parameter; that another's is not is remembered, for it takes looking at them all.
+        state = (sum(len(group["params"]) for group in groups), self._slots.params_version)
+        if self._others.get(optimizer) == state:
+            return False
+        parameters = (parameter for group in groups for parameter in group["params"])
+        if any(self._slots.index_of(parameter) is not None for parameter in parameters):
+            return True
+        self._others[optimizer] = state
+        return False
 
     def _know_optimizer(self, optimizer: Optimizer) -> None:
         """Given at attach, so what it holds is known before it steps (a GAN's generator may step late)."""
