@@ -1,0 +1,98 @@
+"""
+The ways in which a LoRA run explodes or stands still (torchtitan #421), each found; the sound one is silent.
+
+Weights are loaded, then `to_empty()` wipes them: fresh pages leave A = B = 0, whose gradients are zero for ever;
+recycled memory leaves garbage. Or everything is in place, and the step size is far too large.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import trainvitals
+from tests.incidents.drive import findings_of
+from trainvitals_monitor.findings import Finding, Severity
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer and its adapter: A as peft initialises it, B zero."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(dim, dim, bias=False).requires_grad_(False)
+        self.lora_A = nn.Linear(dim, rank, bias=False)
+        self.lora_B = nn.Linear(rank, dim, bias=False)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=5**0.5)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.base_layer(x) + 2 * self.lora_B(self.lora_A(x))
+        return out
+
+
+def run(
+    folder: Path, *, memory: str = "kept", learning_rate: float = 2e-3, sgd: bool = False
+) -> list[Finding]:
+    """40 steps of fine-tuning two adapters on a small regression."""
+    torch.manual_seed(0)
+    model = nn.Sequential(LoRALinear(32, 4), nn.Tanh(), LoRALinear(32, 4))
+    target = torch.randn(32, 32) / 32**0.5
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if memory == "zero" and "lora" in name:
+                parameter.zero_()
+            if memory == "recycled" and "lora_A" in name:
+                parameter.normal_(0, 20)
+    adapters = [p for p in model.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer = torch.optim.AdamW(adapters, lr=learning_rate)
+    if sgd:
+        optimizer = torch.optim.SGD(adapters, lr=learning_rate)
+    with trainvitals.attach(
+        model, optimizer, run=memory, monitor=str(folder), budget=None, quiet=True
+    ) as agent:
+        for step in range(40):
+            x = torch.randn(64, 32)
+            loss = (model(x) - x @ target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            agent.log(step=step, loss=loss)
+    return [finding for finding in findings_of(folder) if finding.severity is not Severity.INFO]
+
+
+def detectors(found: list[Finding], role: str) -> set[str]:
+    """Which detectors name an adapter's A or B first."""
+    return {f.detector for f in found if f.subjects and role in f.subjects[0]}
+
+
+def test_adapters_of_zeros_are_found(tmp_path: Path) -> None:
+    """A = B = 0 gets no gradient for ever: lora-b-stuck."""
+    assert "lora-b-stuck" in detectors(run(tmp_path, memory="zero"), "lora_B")
+
+
+def test_recycled_memory_is_found_at_once(tmp_path: Path) -> None:
+    """An A of garbage beside a B of zero is found at the first step."""
+    found = run(tmp_path, memory="recycled")
+    assert "lora-a-growth" in detectors(found, "lora_A")
+    assert found[0].first_step <= 1
+
+
+@pytest.mark.parametrize(("learning_rate", "sgd"), [(0.5, False), (20.0, True)])
+def test_growth_by_the_step_size_is_found(
+    learning_rate: float, sgd: bool, tmp_path: Path
+) -> None:
+    """|A| that multiplies within 40 steps is found, whether it grows by Adam's steps or by SGD's."""
+    found = run(tmp_path, learning_rate=learning_rate, sgd=sgd)
+    growing = {"lora-a-growth", "norm-explosion", "non-finite", "loss-non-finite"}
+    assert growing & {f.detector for f in found}, [f"{f.detector}: {f.message}" for f in found]
+
+
+@pytest.mark.parametrize("learning_rate", [2e-3, 2e-2])
+def test_a_sound_fine_tune_is_silent(learning_rate: float, tmp_path: Path) -> None:
+    """Ordinary adapters, also at a brisk learning rate, raise nothing."""
+    found = run(tmp_path, learning_rate=learning_rate)
+    assert found == [], [f"{f.detector}: {f.message}" for f in found]
