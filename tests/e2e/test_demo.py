@@ -30,7 +30,7 @@ def demo(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """`trainvitals demo` with few steps, whatever it leaves behind in `folder`."""
     return subprocess.run(
         [sys.executable, "-m", "trainvitals", "demo", "--steps", "24", *options],
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder), "COLUMNS": "110"},
         capture_output=True,
         text=True,
         timeout=250,

@@ -21,10 +21,10 @@ import pytest
 from tests.monitor.raw_frames import frame, header, values
 from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream, tensor
-from trainvitals.frame import decode
 from trainvitals_monitor.config import Config, Limits
 from trainvitals_monitor.ingest import read_frame
 from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.packed import unpack_frame
 from trainvitals_monitor.refusal import REASONS, Refusal
 
 
@@ -146,7 +146,8 @@ def test_a_store_that_cannot_be_written_is_503_and_heals(http: Client) -> None:
     http.push_all([frame()])
     _pages(http.monitor, 1)
     big = frame(
-        header(seq=1, tensors=[]), values(np.zeros(50_000), np.ones(50_000), np.ones(50_000))
+        header(seq=1, tensors=[]),
+        values(np.zeros(50_000), np.ones(50_000), np.random.default_rng(0).random(50_000)),
     )
     refused = http.push(big)
     assert (refused.status_code, refused.json()["error"]) == (503, "unavailable")
@@ -371,7 +372,7 @@ def test_old_frames_are_forgotten_and_what_they_said_is_not(tmp_path: Path) -> N
         http.push_all(stream.frames)
         frames = _frames(http.monitor)
         assert len(frames) < 320
-        shrunk = [decode(one.blob) for one in frames if not one.whole]
+        shrunk = [unpack_frame(one.blob) for one in frames if not one.whole]
         assert 1 <= len(shrunk) <= 3
         assert all(head["tensors"] or head["events"] for head, _ in shrunk)
         assert [len(head["tensors"]) for head, _ in shrunk if head["tensors"]] == [3]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,7 @@ def check(tmp_path: Path, source: str, *options: str) -> subprocess.CompletedPro
             "1",
         ],
         cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "110"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -149,6 +151,7 @@ def test_module(tmp_path: Path) -> None:
             "last.pt",
         ],
         cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "110"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -42,6 +42,12 @@ def play(run: str, *, faulty: bool) -> list[bytes]:
     return stream.frames
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are not folded, whatever the terminal of whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "110")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the frames of a healthy and of a faulty run."""
@@ -202,12 +208,12 @@ def test_serve_refuses_to_be_open_to_others(capsys: Captured) -> None:
 
 
 def test_serve_on_a_taken_port(tmp_path: Path, capsys: Captured) -> None:
-    """A port that somebody has is one line and exit status 1."""
+    """A port that somebody has is one line and exit status 2."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        assert main(["serve", "--port", port, "--store", str(tmp_path / "store")]) == 1
+        assert main(["serve", "--port", port, "--store", str(tmp_path / "store")]) == 2
     assert re.fullmatch(r"Error: cannot listen on .*\n", capsys.readouterr().err)
 
 
