@@ -1,11 +1,12 @@
 """
-How series rest in the store: per tensor, one blob for up to 128 steps with all its statistics.
+How series rest in the store: for up to 128 steps and TILE tensors, one blob with all their statistics.
 
-A chunk's layout is a text such as "128 norm:f4 nonfinite:c exact:c update_norm:f4+": the number of steps, then each
+Within a blob each tensor has a record, all of one length, so that one tensor is read without the others. A chunk's
+layout is a text such as "128 norm:f4 nonfinite:c exact:c update_norm:f4+": the number of steps, then each
 statistic with its encoding, in the order in which the blob has them. `c` is one number that holds for every step, `f4`,
 `u2` and so on are numpy dtypes; `+` means that a bitmap of the steps that were looked at comes first. A `~` behind the
-number of steps says that the blob begins with the steps (int64), because they have gaps; a `z` before it, that the blob
-is deflated. Floating values rest in single precision unless that would lose range; counts are kept exactly.
+number of steps says that the blob begins with the steps (int64), because they have gaps; a `z` before it, that the
+records are deflated. Floating values rest in single precision unless that would lose range; counts are kept exactly.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-STEPS = 128
-"""Steps in a full chunk."""
+TILE = 8
+"""Tensors whose records rest together: fewer rows to write, and still little to read for one of them."""
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -34,7 +35,7 @@ _DEFLATE_BELOW = 0.5
 
 @dataclass(frozen=True)
 class Chunk:
-    """`blobs[i]` holds tensor i; all have one layout. None where nothing was looked at."""
+    """`blobs[t]` holds tensors t * TILE and on; all have one layout. None where nothing was looked at."""
 
     first_step: int
     last_step: int
@@ -70,27 +71,27 @@ def pack(
     deflate = share < _DEFLATE_BELOW
     layout = " ".join((f"{'z' if deflate else ''}{len(steps)}{'~' if gaps else ''}", *fields))
     rows = np.concatenate(parts, axis=1)
-    blobs = [
-        (zlib.compress(prefix + row.tobytes(), 1) if deflate else prefix + row.tobytes())
-        if there
-        else None
-        for row, there in zip(rows, looked, strict=True)
-    ]
-    return Chunk(first_step=int(steps[0]), last_step=int(steps[-1]), layout=layout, blobs=blobs)
+    blobs: list[bytes | None] = []
+    for start in range(0, len(rows), TILE):
+        tile = slice(start, start + TILE)
+        records = rows[tile].tobytes()
+        whole = prefix + (zlib.compress(records, 1) if deflate else records)
+        blobs.append(whole if looked[tile].any() else None)
+    return Chunk(int(steps[0]), int(steps[-1]), layout, blobs)
 
 
-def unpack(first_step: int, layout: str, blob: bytes, statistic: str) -> Series:
-    """One statistic of one chunk; empty if the chunk has none of it."""
+def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: str) -> Series:
+    """One statistic of one of the blob's records; empty if there is none of it."""
     head, *fields = layout.split(" ")
-    if head.startswith("z"):
-        blob, head = zlib.decompress(blob), head[1:]
-    count = int(head.rstrip("~"))
+    count = int(head.strip("z~"))
     steps = first_step + np.arange(count, dtype=np.int64)
-    at = 0
     if head.endswith("~"):
-        steps, at = np.frombuffer(blob, "<i8", count), 8 * count
-    for field in fields:
-        name, _, encoding = field.rpartition(":")
+        steps, blob = np.frombuffer(blob, "<i8", count), blob[8 * count :]
+    if head.startswith("z"):
+        blob = zlib.decompress(blob)
+    encodings = [field.rpartition(":")[::2] for field in fields]
+    at = record * sum(_width(encoding, count) for _, encoding in encodings)
+    for name, encoding in encodings:
         if name == statistic:
             return _decode(steps, encoding, memoryview(blob)[at:])
         at += _width(encoding, count)

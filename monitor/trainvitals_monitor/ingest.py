@@ -33,12 +33,17 @@ Tables = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Arrival:
-    """One frame that may be used. `last_step`: the last step that it speaks of."""
+    """
+    One frame that may be used.
+
+    `plain` is the header as it came; `last_step` the last step that the frame speaks of; `size` its bytes on the wire.
+    """
 
     header: Header
+    plain: Mapping[str, Any]
     tables: Tables
-    blob: bytes
     last_step: int
+    size: int
 
 
 def read_frame(blob: bytes, limits: Limits) -> Arrival:
@@ -63,7 +68,7 @@ def read_frame(blob: bytes, limits: Limits) -> Arrival:
     last_step = header.complete_through
     for name, columns in tables.items():
         last_step = max(last_step, _check_columns(name, columns, header, limits))
-    return Arrival(header=header, tables=tables, blob=blob, last_step=last_step)
+    return Arrival(header=header, plain=plain, tables=tables, last_step=last_step, size=len(blob))
 
 
 def check_run_name(name: str) -> None:

@@ -10,19 +10,18 @@ import json
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from trainvitals.errors import BadFrame
-from trainvitals_monitor.chunks import pack
-from trainvitals_monitor.config import Limits
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding
-from trainvitals_monitor.ingest import Arrival, read_frame
+from trainvitals_monitor.header import validate_header
+from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.models import AttemptOut, RunOut
+from trainvitals_monitor.packed import pack_frame, unpack_frame
 from trainvitals_monitor.pieces import Piece
+from trainvitals_monitor.placing import Places
 from trainvitals_monitor.received import Received
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.retention import is_lasting, shrunk
@@ -47,6 +46,7 @@ class _Attempt:
     mark: int = -1
     ranks: dict[int, Received] = field(default_factory=dict)
     frames: list[Arrival] = field(default_factory=list)
+    places: Places = field(default_factory=Places)
     forgotten: bool = False
 
 
@@ -64,6 +64,7 @@ class LiveRun:
         self._attempts: dict[str, _Attempt] = {}
         self._saves = 0
         self._changed: list[Finding] = []
+        self._told: dict[str, Finding] = {}
         self._answers: dict[bool, bytes] = {}
 
     @classmethod
@@ -88,6 +89,8 @@ class LiveRun:
             live._attempts[attempt.key] = by_id[stored["id"]] = attempt
             for floor in store.floors(stored["id"]):
                 attempt.ranks[floor["rank"]] = Received(floor["floor"])
+            attempt.places.tensors = store.places(stored["id"], "tensor")
+            attempt.places.scalars = store.places(stored["id"], "scalar")
         # Frames and what follows from them are written together: what is there has been judged, all of it.
         live.engine.restore(store.findings(row["id"]), dict.fromkeys(live._attempts, _EVER))
         for frame in store.frames(row["id"]):
@@ -102,10 +105,9 @@ class LiveRun:
         received.above.add(frame.seq)
         received.digested |= frame.digested
         try:
-            # Limits may have been lowered since: what was accepted stays accepted.
-            arrival = read_frame(frame.blob, Limits())
-            self.engine.ingest(arrival.header, arrival.tables)
-        except (Refusal, BadFrame):
+            plain, tables = unpack_frame(frame.blob)
+            self.engine.ingest(validate_header(plain), tables)
+        except (BadFrame, ValueError, KeyError):
             _LOG.exception("a stored frame of run %r can't be read any more", self.name)
             self._counters.errors["read-back"] += 1
         # Frames that were forgotten leave gaps in the numbers, for which the engine would wait.
@@ -166,12 +168,7 @@ class LiveRun:
         for piece in pieces:
             self._save_piece(writing, piece)
         self._forget(writing, {piece.attempt for piece in pieces})
-        if (
-            self._changed
-            or pieces
-            or self._saves % _SUMMARY_EVERY == 0
-            or self.closed_at is not None
-        ):
+        if pieces or self._saves % _SUMMARY_EVERY == 0 or self.closed_at is not None:
             self.save_summary(writing)
 
     def save_summary(self, writing: Writing) -> None:
@@ -190,13 +187,16 @@ class LiveRun:
         """The transaction holds."""
         for attempt in self._attempts.values():
             attempt.frames = []
-        if self._changed:
-            self._answers = {}
+        for finding in self._changed:
+            said = replace(finding, last_step=0)
+            if self._told.get(finding.id) != said:
+                self._told[finding.id] = said
+                self._answers = {}
         self._changed = []
         self._saves += 1
 
     def answer(self, *, duplicate: bool) -> bytes:
-        """The JSON that a frame is answered with; made anew when a finding has changed."""
+        """The JSON that a frame is answered with; made anew when a finding has changed in more than its last step."""
         if duplicate not in self._answers:
             with self.lock:
                 found = [finding.as_json() for finding in self.engine.open_findings]
@@ -211,10 +211,10 @@ class LiveRun:
         with self.lock:
             return run_out(self.engine, self.page)
 
-    def attempt_id(self, key: str) -> int | None:
-        """The store's number of an attempt."""
+    def stored_as(self, key: str) -> tuple[int, Places] | None:
+        """The store's number of an attempt, and where its series are; None if there is no such attempt."""
         attempt = self._attempts.get(key)
-        return attempt.id if attempt else None
+        return (attempt.id, attempt.places) if attempt and attempt.id is not None else None
 
     def attempts(self) -> list[AttemptOut]:
         """Every attempt, oldest first."""
@@ -242,15 +242,17 @@ class LiveRun:
 
     def _save_piece(self, writing: Writing, piece: Piece) -> None:
         attempt = self._attempts.get(piece.attempt)
-        if attempt is None or attempt.id is None or self.id is None:
+        if attempt is None or attempt.id is None:
             return
-        chunk = pack(piece.steps, piece.statistics)
+        places = attempt.places
+        places.add(piece)
+        writing.put_places(attempt.id, "tensor", places.fresh_tensors)
+        writing.put_places(attempt.id, "scalar", places.fresh_scalars)
+        chunk = places.tensor_chunk(piece)
         if chunk is not None:
-            writing.put_chunk(self.id, "tensor", piece.fqns, attempt.id, chunk)
-        for name, (steps, values) in piece.scalars.items():
-            chunk = pack(steps, {"value": (values[:, None], np.ones((len(steps), 1), np.bool_))})
-            if chunk is not None:
-                writing.put_chunk(self.id, "scalar", [name], attempt.id, chunk)
+            writing.put_chunk(attempt.id, "tensor", chunk)
+        for tile, chunk in places.scalar_chunks(piece):
+            writing.put_chunk(attempt.id, "scalar", chunk, tile)
 
     def _forget(self, writing: Writing, cut: set[str]) -> None:
         """Let go of frames whose steps rest in chunks and have left the window."""
@@ -294,5 +296,5 @@ def _stored(attempt_id: int, attempt: _Attempt, arrival: Arrival) -> StoredFrame
         last_step=arrival.last_step,
         lasting=is_lasting(header, arrival.tables, digested),
         digested=digested,
-        blob=arrival.blob,
+        blob=pack_frame(arrival.plain, arrival.tables),
     )

@@ -104,16 +104,14 @@ class Monitor:
             if not self._worker.is_alive():
                 raise _unavailable("the writer has died; see the monitor's log")
             full = len(self._queue) >= limits.queue_frames
-            if full or self._queue_bytes + len(arrival.blob) > max(
-                limits.queue_bytes, len(arrival.blob)
-            ):
+            if full or self._queue_bytes + arrival.size > max(limits.queue_bytes, arrival.size):
                 raise Refusal(
                     "busy", f"{len(self._queue)} frames wait already; send this one again later",
                     retry_after_s=_RETRY_S,
                 )  # fmt: skip
             waiting = _Waiting(arrival, Future())
             self._queue.append(waiting)
-            self._queue_bytes += len(arrival.blob)
+            self._queue_bytes += arrival.size
             self._wake.notify()
         return waiting.answer
 
@@ -170,7 +168,7 @@ class Monitor:
                 self._wake.wait()
             while self._queue and len(group) < _GROUP_FRAMES and size < _GROUP_BYTES:
                 group.append(self._queue.popleft())
-                size += len(group[-1].arrival.blob)
+                size += group[-1].arrival.size
             self._queue_bytes -= size
         return group
 
@@ -216,7 +214,7 @@ class Monitor:
     def _count(self, waiting: _Waiting, is_new: bool) -> None:
         if is_new:
             self.counters.accepted += 1
-            self.counters.accepted_bytes += len(waiting.arrival.blob)
+            self.counters.accepted_bytes += waiting.arrival.size
         else:
             self.counters.duplicates += 1
 

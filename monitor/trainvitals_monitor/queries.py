@@ -124,8 +124,8 @@ class Queries:
                 "invalid-query", f"no statistic {stat!r}; there are: {', '.join(SERIES_TABLE)}"
             )
         live = self._monitor.run(run)
-        key, attempt_id, offset = self._attempt(live, attempt)
-        stored = self._stored(live, kind, name, stat, attempt_id, first, last)
+        key, offset = _attempt_of(live, attempt)
+        stored = self._stored(live, key, kind, name, stat, first, last)
         recent = _recent(live, kind, name, stat, key)
         if recent is None and stored is None:
             raise Refusal("not-found", f"no {kind} {name!r} in attempt {key!r} of run {run!r}")
@@ -141,35 +141,35 @@ class Queries:
             values=numbers(values[wanted]),
         )
 
-    def _attempt(self, live: LiveRun, key: str) -> tuple[str, int, int | None]:
-        with live.lock:
-            current = live.engine.history.get(key) if key else live.engine.history.current
-            found = key or (current.key if current else "")
-            offset = current.step_offset if current else None
-        attempt_id = live.attempt_id(found)
-        if attempt_id is None:
-            raise Refusal("not-found", f"no attempt {found!r} in run {live.name!r}")
-        return found, attempt_id, offset
-
     def _stored(
-        self,
-        live: LiveRun,
-        kind: Kind,
-        name: str,
-        stat: str,
-        attempt_id: int,
-        first: int,
-        last: int,
+        self, live: LiveRun, attempt: str, kind: Kind, name: str, stat: str, first: int, last: int
     ) -> Series | None:
-        if live.id is None:
+        """What the chunks have of the series; None if they do not know it."""
+        found = live.stored_as(attempt)
+        if found is None:
             return None
-        rows = self._monitor.store.chunks(live.id, kind, name, attempt_id, first, last)
-        if not rows:
+        attempt_id, places = found
+        place = places.of_tensor(name) if kind == "tensor" else places.of_scalar(name)
+        if place is None:
             return None
-        parts = [unpack(row["first_step"], row["layout"], row["blob"], stat) for row in rows]
-        return np.concatenate([part[0] for part in parts]), np.concatenate(
-            [part[1] for part in parts]
-        )
+        tile, record = place
+        parts = [
+            unpack(row["first_step"], row["layout"], row["blob"], record, stat)
+            for row in self._monitor.store.chunks(attempt_id, kind, tile, first, last)
+        ]
+        steps = [part[0] for part in parts] or [np.empty(0, np.int64)]
+        values = [part[1] for part in parts] or [np.empty(0)]
+        return np.concatenate(steps), np.concatenate(values)
+
+
+def _attempt_of(live: LiveRun, key: str) -> tuple[str, int | None]:
+    """The attempt that is meant ("" is the latest) and what leads from its steps to the trainer's."""
+    with live.lock:
+        history = live.engine.history.get(key) if key else live.engine.history.current
+    found = key or (history.key if history else "")
+    if live.stored_as(found) is None:
+        raise Refusal("not-found", f"no attempt {found!r} in run {live.name!r}")
+    return found, history.step_offset if history else None
 
 
 def _recent(live: LiveRun, kind: Kind, name: str, stat: str, attempt: str) -> Series | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainvitals.frame import Frame, Header, decode, encode
-from trainvitals_monitor.header import validate_header
+from trainvitals.frame import Header
+from trainvitals_monitor.packed import pack_frame, unpack_frame
 
 _KEPT_TABLES = frozenset({"manifest"})
 _FIRST_TABLES = frozenset({"digests"})
@@ -23,12 +23,7 @@ def is_lasting(header: Header, tables: Mapping[str, Any], first_digests: bool) -
 
 
 def shrunk(blob: bytes, first_digests: bool) -> bytes:
-    """The frame with what lasts."""
-    plain, tables = decode(blob)
+    """The packed frame with what lasts."""
+    header, tables = unpack_frame(blob)
     kept = _KEPT_TABLES | (_FIRST_TABLES if first_digests else frozenset())
-    return encode(
-        Frame(
-            header=validate_header(plain),
-            tables={name: columns for name, columns in tables.items() if name in kept},
-        )
-    )
+    return pack_frame(header, {name: rows for name, rows in tables.items() if name in kept})

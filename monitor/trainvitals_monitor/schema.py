@@ -70,27 +70,29 @@ frames = Table(
     Column("blob", LargeBinary, nullable=False),
     UniqueConstraint("attempt_id", "rank", "seq"),
 )
+# Where each series of an attempt is: tile `place // TILE`, record `place % TILE` (chunks.py).
 series = Table(
     "series",
     metadata,
-    Column("id", _KEY, primary_key=True),
-    Column("run_id", _KEY, ForeignKey("runs.id"), nullable=False),
+    Column("attempt_id", _KEY, ForeignKey("attempts.id"), primary_key=True),
     # "tensor" (by FQN) or "scalar" (by the name that was logged)
-    Column("kind", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    UniqueConstraint("run_id", "kind", "name"),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("place", Integer, nullable=False),
+    sqlite_with_rowid=False,
 )
 chunks = Table(
     "chunks",
     metadata,
     Column("id", _KEY, primary_key=True),
-    Column("series_id", _KEY, ForeignKey("series.id"), nullable=False),
     Column("attempt_id", _KEY, ForeignKey("attempts.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("tile", Integer, nullable=False),
     Column("first_step", BigInteger, nullable=False),
     Column("last_step", BigInteger, nullable=False),
     Column("layout", Text, nullable=False),
     Column("blob", LargeBinary, nullable=False),
-    UniqueConstraint("series_id", "attempt_id", "first_step"),
+    UniqueConstraint("attempt_id", "kind", "tile", "first_step"),
 )
 findings = Table(
     "findings",

@@ -73,7 +73,8 @@ def _train_and_tell(fault: Fault, monitor: ChildMonitor, folder: Path, steps: in
     out = console()
     if found:
         out.print(findings_table(found))
-    out.print(f"{verdict(found)}. Look at the run: {monitor.client.run(run)['page']}", markup=False)
+    page = monitor.client.run(run)["page"]
+    out.print(f"{verdict(found)}. Look at the run: {page}", markup=False, soft_wrap=True)
     return 0
 
 
