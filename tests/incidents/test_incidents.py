@@ -61,3 +61,10 @@ def test_a_healthy_run_is_silent(name: str, budget: float | None, tmp_path: Path
     drive(load_case(name), healthy=True, folder=tmp_path, budget=budget)
     loud = [f for f in findings_of(tmp_path) if f.severity is not Severity.INFO]
     assert not loud, [f"{f.detector} {f.subjects[:3]} {f.first_step}: {f.message}" for f in loud]
+
+
+def test_a_fault_in_every_checkpoint_is_one_finding(tmp_path: Path) -> None:
+    """Case 01 saves two wrong checkpoints: one finding that lasts, not one a save (each would page)."""
+    drive(load_case("case_01_expert_bias_reassign"), healthy=False, folder=tmp_path, budget=None)
+    stale = [found for found in findings_of(tmp_path) if found.detector == "checkpoint-stale"]
+    assert [(found.first_step, found.last_step) for found in stale] == [(29, 59)]

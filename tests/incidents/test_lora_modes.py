@@ -82,9 +82,7 @@ def test_recycled_memory_is_found_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("learning_rate", "sgd"), [(0.5, False), (20.0, True)])
-def test_growth_by_the_step_size_is_found(
-    learning_rate: float, sgd: bool, tmp_path: Path
-) -> None:
+def test_growth_by_the_step_size_is_found(learning_rate: float, sgd: bool, tmp_path: Path) -> None:
     """|A| that multiplies within 40 steps is found, whether it grows by Adam's steps or by SGD's."""
     found = run(tmp_path, learning_rate=learning_rate, sgd=sgd)
     growing = {"lora-a-growth", "norm-explosion", "non-finite", "loss-non-finite"}

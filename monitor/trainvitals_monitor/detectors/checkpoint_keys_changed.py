@@ -132,5 +132,4 @@ def _claim(view: View, save: Checkpoint, now: _Named, before: _Named) -> Claim:
         },
         first_step=save.step,
         severity=Severity.CRITICAL if wrapped_alike else Severity.WARNING,
-        key=save.path or f"{save.api} {save.step}",
     )

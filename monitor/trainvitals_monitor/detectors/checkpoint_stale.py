@@ -104,5 +104,4 @@ def _claim(save: Checkpoint, chosen: BoolArray, message: str) -> Claim:
             "live_norm": np.sqrt(save.rows["live_square_sum"][entries]),
         },
         first_step=save.step,
-        key=save.path or f"{save.api} {save.step}",
     )

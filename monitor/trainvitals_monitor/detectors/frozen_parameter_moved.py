@@ -37,8 +37,10 @@ class FrozenParameterMoved(Detector):
         reference model that moves makes every comparison with it void.
 
     Known causes:
-        Weight decay or momentum of an optimizer that still holds the parameter; an initialisation that runs again; an
-        adapter merged into the base before a save and not taken out again; weights tied to trained ones.
+        Weight decay or momentum of an optimizer that still holds the parameter
+        (https://github.com/iamwangyabin/S-Prompts/pull/2); frozen only after the gradients were there
+        (https://github.com/neuralmagic/sparseml/issues/965); an initialisation that runs again; an adapter merged into
+        the base before a save and not taken out again; weights tied to trained ones.
 
     Fix:
         Give the optimizer only what requires a gradient, and merge adapters into a copy.

@@ -25,7 +25,8 @@ class LossNonFinite(Detector):
         Backward through it makes every gradient NaN, and one step later every parameter, unless something skips it.
 
     Known causes:
-        An empty batch or mask (mean of nothing); log of zero; 16-bit overflow; CTC targets longer than their input;
+        An empty batch or mask (mean of nothing); log of zero; 16-bit overflow and underflow
+        (https://github.com/afiaka87/glide-finetune/issues/6); CTC targets longer than their input;
         parameters that are not finite already (see non-finite).
 
     Fix:

@@ -36,8 +36,8 @@ class NormExplosion(Detector):
         Growth that does not slow down ends in infinity, often hours before the loss shows it.
 
     Known causes:
-        A learning rate far too high; gradients that are never zeroed; a missing normalisation or a wrong sign in a
-        regulariser; adapters on a base that was not loaded.
+        A learning rate far too high; gradients that are never zeroed (https://github.com/wenet-e2e/wekws/issues/73); a missing normalisation or a wrong sign in a
+        regulariser; adapters on a base that was not loaded (https://github.com/pytorch/torchtitan/issues/421).
 
     Fix:
         Go back to a clean checkpoint; lower the learning rate or lengthen its warm-up; clip gradients.

@@ -39,7 +39,8 @@ class ParameterStuck(Detector):
         A part of the model is not trained although everything seems to be in place.
 
     Known causes:
-        The optimizer steps a copy (a deep copy, an old shard) of the parameter; a hook or a loop restores the weights
+        The optimizer steps a copy (a deep copy, or what it was before it was sharded:
+        https://github.com/huggingface/accelerate/issues/2665) of the parameter; a hook or a loop restores the weights
         after each step; weights tied or broadcast over the update; a step that is skipped inside the optimizer.
 
     Fix:

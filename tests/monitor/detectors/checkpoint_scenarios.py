@@ -41,6 +41,17 @@ def zeros_beside_live_weights() -> Stream:
     return stream
 
 
+@SCENARIOS.fires(CheckpointStale, Severity.CRITICAL, subject=BIAS, first_step=5, says="step-5")
+def zeros_in_every_checkpoint() -> Stream:
+    """Each save is wrong in the same way: one finding, from the first of them on."""
+    stream = zeros_beside_live_weights()
+    for save in range(3):
+        stream.step(values={"*": 1.0}, updates={"*": 0.1})
+        zeros = {"digest": 1, "square_sum": 0.0, "stale_step": 0}
+        stream.checkpoint(rows={BIAS: zeros}, path=f"step-{6 + save}")
+    return stream
+
+
 @SCENARIOS.fires(CheckpointStale, Severity.CRITICAL, subject=BIAS, says="at step 2")
 def older_buffer_beside_live_weights() -> Stream:
     """Zero is not the only wrong value."""
