@@ -48,6 +48,7 @@ from trainvitals.sender import Sender
 from trainvitals.settings import Settings, resolve
 from trainvitals.slots import SlotTable
 from trainvitals.speech import attach_line, say, summary_line
+from trainvitals.swaps import SWAPS
 
 # Model -> the agent that is attached to it, so that attaching twice is noticed.
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, Agent] = weakref.WeakKeyDictionary()
@@ -167,6 +168,7 @@ class Agent:
         for model in self._models:
             _ATTACHED[model] = self
         atexit.register(self.close)
+        SWAPS.hold()
         self._guard.call("tensor table", self._rounds.send_tensor_table)
         for optimizer in self._given:
             self._guard.call("optimizers", self._know_optimizer, optimizer)
@@ -183,6 +185,8 @@ class Agent:
         self._guard.call("clock", self._clock.finish_round)
         self._closed = True
         self._clock.stop()
+        self._slots.let_go()
+        SWAPS.release()
         for probe in self._probes:
             self._guard.call(f"{probe.name} (close)", probe.close)
         self._guard.call("loss", self._log.flush, self._record)
@@ -259,7 +263,7 @@ class Agent:
 
     def touched(self) -> list[str]:
         """Every hook and patch that is in place; `close()` removes them all."""
-        return [*self._clock.touched(), *self._checkpoints.touched()]
+        return [*self._clock.touched(), *SWAPS.touched(), *self._checkpoints.touched()]
 
     # -- inside -------------------------------------------------------------------------------------------------
 

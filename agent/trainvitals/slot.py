@@ -99,12 +99,31 @@ class Slot:
 
     def adopt(self, tensor: torch.Tensor | None) -> None:
         """Take what is there now as right."""
-        self.reference = _nothing if tensor is None else weakref.ref(tensor)
+        if tensor is None:
+            self.let_go()
+        else:
+            self.refer_to(tensor)
         self.state = None if tensor is None else state_of(tensor)
         self.sharded = tensor is not None and is_dtensor(tensor)
         self._has_pointer = (
             type(tensor) in _PLAIN and self.state is not None and self.state.storage != 0
         )
+
+    def refer_to(self, tensor: torch.Tensor) -> None:
+        """This is the object that it held."""
+        self.reference = SlotReference(tensor)
+        self.reference.slot = self
+
+    def let_go(self) -> None:
+        """Refer to no tensor."""
+        self.reference = _nothing
+
+
+class SlotReference(weakref.ref[torch.Tensor]):
+    """A weak reference that knows whose it is, so that swaps.py can take it away for a moment."""
+
+    __slots__ = ("slot",)
+    slot: Slot
 
 
 def state_of(tensor: torch.Tensor) -> State:

@@ -183,6 +183,11 @@ class SlotTable:
         for slot in self.slots:
             self._adopt(slot, slot.now())
 
+    def let_go(self) -> None:
+        """Refer to the tensors no more: weak references are in the way of others (swaps.py). Ends `check` for good."""
+        for slot in self.slots:
+            slot.let_go()
+
     def _find(self) -> None:
         missing = dict(self._by_fqn)
         self.renamed = []

@@ -21,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainvitals.awaited import AwaitedModules
 from trainvitals.frame import CheckpointSeen
+from trainvitals.patches import Patch
 from trainvitals.probes.checkpoint import WATCH, Checkpoints, install_watch
 from trainvitals.probes.checkpoint.pace import Pace
-from trainvitals.probes.checkpoint.patches import Patch
 from trainvitals.probes.checkpoint.targets import TARGETS
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable

@@ -4,7 +4,6 @@ Checkpoints: what was saved and loaded, seen from inside the call, beside what w
     checkpoints.py  the probe: an agent's saves and loads as events and manifests
     watch.py        one watch for the process: who holds the patches, who is told of a call
     targets.py      the functions that are patched, and what a call of each means
-    patches.py      replacing functions and giving them back
     journal.py      loads that happened before anybody attached
     handed.py       the tensors in what was handed over, and which attached tensor each of them is
     manifest.py     one save's or load's entries and numbers

@@ -85,6 +85,7 @@ class Journal:
         with self._pace, torch.no_grad():
             entries = state_dict_entries(call.handed)
             table = SlotTable([call.module])
+            table.let_go()  # the load may want to swap tensors, and identity is not asked here
             inside = slots_in(call.module, table)
             indices = [
                 inside.get(entry.key, inside.get(canonical(entry.key), -1)) for entry in entries

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from trainvitals.probes.checkpoint.patches import Around
+from trainvitals.patches import Around
 from trainvitals.probes.checkpoint.watch import Call, Target, Watch
 
 Describe = Callable[[Watch, Any, Any, FrameType], Call | None]

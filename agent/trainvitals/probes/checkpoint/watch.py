@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from trainvitals.awaited import AwaitedModules
+from trainvitals.patches import Around, Patch
 from trainvitals.probes.checkpoint.journal import Journal
-from trainvitals.probes.checkpoint.patches import Around, Patch
 
 LOGGER = logging.getLogger("trainvitals")
 
