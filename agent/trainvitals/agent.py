@@ -174,7 +174,7 @@ class Agent:
             self._guard.call("optimizers", self._know_optimizer, optimizer)
         self._guard.call("checkpoint", self._checkpoints.start)
         self._clock.start()
-        self._sender.start()
+        self._guard.call("sender", self._sender.start)
         if not self.settings.quiet and self.world.rank == 0:
             say(self._attach_line())
 

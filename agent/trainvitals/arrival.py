@@ -16,6 +16,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trainvitals.attempt import read_world
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from trainvitals.agent import Agent
+    from trainvitals.guard import Guard
 
 
 class Arrival:
@@ -78,21 +80,27 @@ class Arrival:
     def _listen(self, _module: str) -> None:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+        from trainvitals.guard import Guard
         from trainvitals.probes.checkpoint import WATCH
+        from trainvitals.record import Record
         from trainvitals.untraced import untraced
 
+        guard = Guard(Record(0), lambda: self._steps_done)
         self._why_not = "no optimizer step was seen"
         WATCH.hold()
-        self._handle = register_optimizer_step_pre_hook(untraced(self._before_step))
+        self._handle = register_optimizer_step_pre_hook(untraced(partial(self._before_step, guard)))
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before_step(self, guard: Guard, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         from trainvitals.clock import is_phantom
 
-        if is_phantom(optimizer):
+        # Each by itself: whatever keeps us from attaching, `steps` still ends the program.
+        if guard.call("phantom steps", is_phantom, optimizer):
             return
-        self._count(optimizer)
+        guard.call("count of steps", self._count, optimizer)
         if optimizer not in self._looked_at:
-            self._look_at(optimizer)
+            guard.call("attach", self._look_at, optimizer)
+            if "attach" in guard.off:
+                self._why_not = f"attaching failed ({guard.off['attach']})"
         for hook in tuple(self._hooks.values()):
             hook(optimizer, args, kwargs)
 

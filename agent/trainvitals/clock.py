@@ -23,6 +23,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from trainvitals.scalar import number_of
 from trainvitals.untraced import untraced
 
 BeforeStep = Callable[[Sequence[Optimizer]], None]
@@ -175,10 +176,11 @@ def is_phantom(optimizer: Optimizer) -> bool:
     Whether this step only fills the optimizer's state: every learning rate 0 and no gradient that is not all zero.
 
     `get_optimizer_state_dict` and torchtitan's `init_optim_state` run such a step on a fresh optimizer. A warm-up that
-    starts at a rate of 0 has gradients and is a step. Gradients are only read when every rate is 0.
+    starts at a rate of 0 has gradients and is a step. Gradients are only read when every rate is 0; a rate that can't be
+    read without waiting for a device is none of these (those of torch's phantom steps are on the default device).
     """
     groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
-    if any(float(group.get("lr", 1.0)) != 0.0 for group in groups):
+    if any(number_of(group.get("lr")) != 0.0 for group in groups):
         return False
     gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
     return not any(_has_nonzero(gradient) for gradient in gradients)

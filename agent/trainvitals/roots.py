@@ -42,7 +42,8 @@ def roots_of(optimizers: Iterable[Optimizer]) -> list[nn.Module]:
     made twice (one stays).
     """
     held = {id(parameter) for parameter in parameters_of(optimizers)}
-    modules = _live(nn.Module)
+    # One whose __init__ has not run (yet) has no modules to ask for.
+    modules = [each for each in _live(nn.Module) if "_modules" in vars(each)]
     inner = {id(child) for module in modules for child in module._modules.values()}
     owned = [
         (module, held.intersection(map(id, module.parameters())))

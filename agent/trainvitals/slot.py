@@ -128,7 +128,7 @@ class SlotReference(weakref.ref[torch.Tensor]):
 
 def state_of(tensor: torch.Tensor) -> State:
     """What is compared of a tensor; 1 us."""
-    if is_lazy(tensor):
+    if is_shapeless(tensor):
         return State(0, tensor.dtype, tensor.device, (), tensor.requires_grad)
     local = cast(Any, tensor)._local_tensor if is_dtensor(tensor) else tensor
     try:
@@ -139,6 +139,11 @@ def state_of(tensor: torch.Tensor) -> State:
     ):  # sparse, and subclasses that keep their data elsewhere
         storage = 0
     return State(storage, tensor.dtype, tensor.device, tensor.shape, tensor.requires_grad)
+
+
+def is_shapeless(tensor: torch.Tensor) -> bool:
+    """Whether it can't be asked for its shape: a lazy module's, or a nested tensor. There is no data about it."""
+    return is_lazy(tensor) or (tensor.is_nested and tensor.layout is torch.strided)
 
 
 def words(state: State | None) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from trainvitals.cores import CorePlan, plan_cores
@@ -20,7 +19,7 @@ from trainvitals.frame import SlotChanged, TensorInfo
 from trainvitals.holding import Holding, Holdings
 from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
 from trainvitals.places import Place, find_places
-from trainvitals.slot import Slot, words
+from trainvitals.slot import Slot, is_shapeless, words
 
 
 class SlotTable:
@@ -61,9 +60,9 @@ class SlotTable:
         return self.slots[index].place.raw_fqn
 
     def tensor(self, index: int) -> torch.Tensor | None:
-        """The object in the slot now; None if there is none, or one that has no data yet (lazy modules)."""
+        """The object in the slot now; None if there is none, or one without a shape (lazy, nested)."""
         tensor = self.slots[index].now()
-        return None if tensor is None or is_lazy(tensor) else tensor
+        return None if tensor is None or is_shapeless(tensor) else tensor
 
     def local(self, index: int) -> torch.Tensor | None:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -153,6 +154,22 @@ def test_a_warm_up_from_a_rate_of_zero_is_a_step() -> None:
     assert is_phantom(optimizer)
     model(torch.ones(2, 4)).sum().backward()
     assert not is_phantom(optimizer)
+
+
+@pytest.mark.parametrize("rate", [None, "fast", [0.0, 0.0], torch.zeros((), device="meta")])
+def test_a_rate_that_is_no_number_is_no_phantom(rate: Any) -> None:
+    """Optimizers keep what they like as "lr"; a tensor on another device is not waited for."""
+    optimizer = SGD(nn.Linear(4, 4).parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = rate
+    assert not is_phantom(optimizer)
+
+
+@pytest.mark.parametrize("rate", [0, np.float32(0.0), torch.zeros(1)])
+def test_a_rate_of_zero_may_be_any_number(rate: Any) -> None:
+    """Schedulers leave numpy's and torch's numbers there."""
+    optimizer = SGD(nn.Linear(4, 4).parameters(), lr=0.1)
+    optimizer.param_groups[0]["lr"] = rate
+    assert is_phantom(optimizer)
 
 
 def test_a_step_that_raises_leaves_the_clock_right(start: Any) -> None:

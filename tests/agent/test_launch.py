@@ -225,6 +225,27 @@ def test_a_script_that_never_steps_is_told(tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+def test_a_failure_to_attach_does_not_reach_the_script(tmp_path: Path) -> None:
+    """A module whose methods raise costs us the run, and the script nothing; --steps still ends it."""
+    script = write(
+        tmp_path,
+        "class Broken(torch.nn.Linear):\n"
+        "    def parameters(self, recurse=True): raise RuntimeError('its own')\n"
+        "broken = Broken(2, 2)\ntrain(2); print('trained'); train(100)",
+    )
+    done = run(tmp_path, "--steps", "3", script)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+    assert "attaching failed (RuntimeError: its own)" in done.stderr
+    assert "ended after 3 steps" in done.stderr
+
+
+def test_a_module_that_was_never_initialised_is_passed_over(tmp_path: Path) -> None:
+    """Such modules exist for a moment while others are unpickled or built."""
+    script = write(tmp_path, "raw = torch.nn.Linear.__new__(torch.nn.Linear)\ntrain(2)")
+    assert run(tmp_path, script).returncode == 0
+    assert steps(tmp_path) == [1, 2]
+
+
 def test_a_script_that_attaches_itself_is_left_to_it(tmp_path: Path) -> None:
     """Its own attach() counts, with our options as its defaults."""
     script = write(

@@ -314,6 +314,18 @@ def test_odd_tensors_have_slots_but_no_data() -> None:
     assert [table.readable(i) for i in range(4)] == [False, False, True, True]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_nested_tensor_has_a_slot_but_no_data() -> None:
+    """torch refuses to tell its shape; its replacement is seen all the same."""
+    model = nn.Module()
+    model.register_buffer("nested", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+    table = SlotTable([model])
+    assert not table.readable(0)
+    assert changes(table) == {}
+    model.nested = torch.nested.nested_tensor([torch.ones(2)])
+    assert changes(table) == {"nested": ["object"]}
+
+
 def test_a_part_that_no_longer_fits_its_plan_is_no_data() -> None:
     """Between a change of shape and the look that sees it, nobody is given a wrong part."""
     model = nn.Linear(4, 3)

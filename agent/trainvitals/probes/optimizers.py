@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from trainvitals.frame import ForeignParameter, OptimizersSeen
 from trainvitals.gradient import gradient_of
 from trainvitals.holding import Holding
-from trainvitals.layout import is_dtensor
 from trainvitals.probes.probe import Look, Probe
+from trainvitals.scalar import number_of
 
 RATE_STEPS = 64
 """A learning rate that does not change is repeated this often."""
@@ -129,20 +129,12 @@ def _count(optimizer: Optimizer, where: tuple[int, int]) -> int | None:
     """The parameter's own counter, or its group's (fused optimizers keep one); None if reading it needs a sync."""
     group = optimizer.param_groups[where[0]]
     state: dict[str, Any] = optimizer.state.get(_parameter(optimizer, where), {})
-    number = _number(state.get("step", group.get("step")))
+    number = number_of(state.get("step", group.get("step")))
     return None if number is None else int(number)
 
 
 def _rate(group: dict[str, Any]) -> float | None:
-    return _number(group.get("lr"))
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, torch.Tensor):
-        if value.device.type != "cpu" or value.numel() != 1 or is_dtensor(value):
-            return None
-        return float(value)
-    return float(value) if isinstance(value, (int, float)) else None
+    return number_of(group.get("lr"))
 
 
 def _parameter(optimizer: Optimizer, where: tuple[int, int]) -> torch.Tensor:
