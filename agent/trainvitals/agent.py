@@ -224,16 +224,19 @@ class Agent:
 
     def log(self, *, step: int | None = None, loss: Any = None, **scalars: Any) -> None:
         """
-        Tell the loss and other numbers (floats or 0-d tensors, read later without a device sync).
+        Tell the loss and other numbers (floats or 0-d tensors, read later without a device sync; None is passed over).
 
         `step` is the trainer's own number of the step that was just made; findings then speak in it.
         """
         if self._closed:
             return
+        made = self._step_just_made()
         if step is not None:
-            self._progress.offset = int(step) - self._progress.step
-        values = scalars if loss is None else {"loss": loss, **scalars}
-        self._guard.call("loss", self._log.log, self._record, self._progress.step, values)
+            self._guard.call("log(step=)", self._progress.tell, step, made)
+        for name, value in {"loss": loss, **scalars}.items():
+            # Each by itself: a text under one name must not end the loss.
+            if value is not None:
+                self._guard.call(f"log({name}=)", self._log.log, self._record, made, {name: value})
 
     def step(self) -> None:
         """One step of a trainer that updates its parameters without a torch optimizer; call it after the update."""
@@ -269,6 +272,10 @@ class Agent:
 
     def _steps_done(self) -> int:
         return self._progress.step
+
+    def _step_just_made(self) -> int:
+        """What the trainer means by its last step: the one still being made where another optimizer may yet step."""
+        return self._progress.step + self._clock.is_in_round
 
     def _owns(self, optimizer: Optimizer) -> bool:
         groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]

@@ -93,6 +93,11 @@ class Clock:
         """Whether any optimizer of ours has stepped."""
         return self._rounds > 0 or bool(self._round)
 
+    @property
+    def is_in_round(self) -> bool:
+        """Whether a round waits for another optimizer to step."""
+        return bool(self._round)
+
     def finish_round(self) -> None:
         """End the round that waits for an optimizer which may not come: at flush, close and the next round's start."""
         if self._round and not self._nest:

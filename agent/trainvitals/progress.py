@@ -29,6 +29,10 @@ class Progress:
         """A run that starts, or goes on, after `base` steps."""
         return cls(base=base, step=base, complete_through=base)
 
+    def tell(self, theirs: int, ours: int) -> None:
+        """The trainer calls our step `ours` its step `theirs`. Raises TypeError or ValueError for what is no number."""
+        self.offset = int(theirs) - ours
+
     def complete(self) -> None:
         """Nothing more will be recorded about the steps done so far."""
         self.complete_through = self.step

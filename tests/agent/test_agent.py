@@ -163,6 +163,36 @@ def test_a_failing_probe_is_switched_off(
     assert len(column(tmp_path, "values", "norm")) == 4 * 4
 
 
+def test_what_is_no_number_is_not_logged_and_raises_nothing(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path
+) -> None:
+    """One bad scalar or step costs itself, not the loss; None is no news."""
+    with trainvitals.attach(model, optimizer, monitor=str(tmp_path), quiet=True) as agent:
+        for i in range(3):
+            steps(model, optimizer, 1)
+            bad: Any = "five"
+            agent.log(step=bad, note="warm-up", accuracy=0.5 if i == 2 else None, loss=float(i))
+    assert column(tmp_path, "scalars", "step") == [1, 2, 3, 3]
+    assert column(tmp_path, "scalars", "value") == [0.0, 1.0, 2.0, 0.5]
+    assert set(agent.coverage()["switched_off"]) == {"log(step=)", "log(note=)"}
+
+
+def test_a_log_in_a_round_is_about_the_step_being_made(model: nn.Module, tmp_path: Path) -> None:
+    """A critic that steps alone for a while: its losses have the step's number, and so has the trainer's own."""
+    critic, generator = (torch.optim.SGD(part.parameters(), lr=0.01) for part in model.children())
+    with trainvitals.attach(
+        model, [critic, generator], monitor=str(tmp_path), budget=None, quiet=True
+    ) as agent:
+        for i in range(1, 7):
+            steps(model, critic, 1)
+            agent.log(step=i, loss=float(i))
+            assert agent._progress.offset == 0
+            if i % 3 == 0:
+                generator.step()
+    assert column(tmp_path, "scalars", "step") == [1, 2, 3, 4, 5, 6]
+    assert column(tmp_path, "steps", "step") == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_loop_without_an_optimizer_calls_step(model: nn.Module, tmp_path: Path) -> None:
     """agent.step() is the clock of a trainer that updates its parameters by hand."""
     with trainvitals.attach(model, monitor=str(tmp_path), budget=None, quiet=True) as agent:
