@@ -36,14 +36,13 @@ class Arrival:
     """
     One frame that may be used.
 
-    `plain` is the header as it came; `last_step` the last step that the frame speaks of; `size` its bytes on the wire.
+    `plain` is the header as it came; `last_step` the last step that the frame speaks of.
     """
 
     header: Header
     plain: Mapping[str, Any]
     tables: Tables
     last_step: int
-    size: int
 
 
 def read_frame(blob: bytes, limits: Limits) -> Arrival:
@@ -68,7 +67,7 @@ def read_frame(blob: bytes, limits: Limits) -> Arrival:
     last_step = header.complete_through
     for name, columns in tables.items():
         last_step = max(last_step, _check_columns(name, columns, header, limits))
-    return Arrival(header=header, plain=plain, tables=tables, last_step=last_step, size=len(blob))
+    return Arrival(header=header, plain=plain, tables=tables, last_step=last_step)
 
 
 def check_run_name(name: str) -> None:

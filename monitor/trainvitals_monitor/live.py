@@ -98,6 +98,8 @@ class LiveRun:
         live.engine.restore((), {})
         live.engine.drain_changes()
         live.engine.drain_pieces()
+        if live.engine.summary().get("phase") == "closed":
+            live.closed_at = time.monotonic()
         return live
 
     def _give_again(self, attempt: _Attempt, frame: StoredFrame) -> None:

@@ -101,7 +101,7 @@ class MonitorCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Every metric of METRICS, also those without a series now."""
         families = {spec.name: _family(spec) for spec in METRICS}
-        live = [run for run in self._monitor.live_runs() if not _is_over(run)]
+        live = [run for run in self._monitor.roster.all() if not _is_over(run)]
         for run in live[-MAX_RUNS:]:
             _add(families, _of_run(run))
         left_out = max(0, len(live) - MAX_RUNS)

@@ -33,20 +33,20 @@ class Queries:
 
     def runs(self) -> list[RunOut]:
         """Every run, last seen first."""
-        live = {run.name: run for run in self._monitor.live_runs()}
+        live = {run.name: run for run in self._monitor.roster.all()}
         found = []
         for row in self._monitor.store.runs():
             run = live.get(row["name"])
             try:
                 out = run.snapshot() if run else RunOut.model_validate_json(row["summary"])
             except ValidationError:  # written by another version: read the run itself
-                out = self._monitor.run(row["name"]).snapshot()
-            found.append(out.model_copy(update={"page": self._monitor.page(row["name"])}))
+                out = self._monitor.roster.get(row["name"]).snapshot()
+            found.append(out.model_copy(update={"page": self._monitor.roster.page(row["name"])}))
         return sorted(found, key=lambda out: -out.last_seen)
 
     def run(self, name: str) -> RunDetail:
         """One run with its attempts and its coverage."""
-        live = self._monitor.run(name)
+        live = self._monitor.roster.get(name)
         with live.lock:
             current = live.engine.history.current
             scalars = current.scalars.names if current else []
@@ -60,7 +60,7 @@ class Queries:
 
     def last_step(self, name: str) -> int:
         """The last judged step of the latest attempt, in the attempt's own count."""
-        live = self._monitor.run(name)
+        live = self._monitor.roster.get(name)
         with live.lock:
             current = live.engine.history.current
             return current.step if current else -1
@@ -69,7 +69,7 @@ class Queries:
         self, name: str, status: Status | None, severity: Severity | None
     ) -> list[Finding]:
         """Every finding, open before resolved, worst first; or those of one status or severity."""
-        live = self._monitor.run(name)
+        live = self._monitor.roster.get(name)
         with live.lock:
             found = live.engine.findings
         return sorted(
@@ -83,7 +83,7 @@ class Queries:
 
     def tensors(self, name: str, match: str, offset: int, limit: int) -> Tensors:
         """One page of the tensors of the latest attempt."""
-        live = self._monitor.run(name)
+        live = self._monitor.roster.get(name)
         with live.lock:
             current = live.engine.history.current
             if current is None:
@@ -123,7 +123,7 @@ class Queries:
             raise Refusal(
                 "invalid-query", f"no statistic {stat!r}; there are: {', '.join(SERIES_TABLE)}"
             )
-        live = self._monitor.run(run)
+        live = self._monitor.roster.get(run)
         key, offset = _attempt_of(live, attempt)
         stored = self._stored(live, key, kind, name, stat, first, last)
         recent = _recent(live, kind, name, stat, key)

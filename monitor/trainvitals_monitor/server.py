@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ def serve(config: Config) -> int:
             lifespan="on",
         )
         server = _Server(settings)
+        # What was imported stays for good: no garbage collection need look through it again.
+        gc.collect()
+        gc.freeze()
         with _signals(server):
             asyncio.run(_run(server, listener, app, config, address))
         if server.failed:

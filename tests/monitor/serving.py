@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,11 +60,11 @@ def serving(config: Config, monitor: Monitor | None = None, **client: Any) -> It
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    _wait(lambda: server.started)
+    until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     with Client(base_url=f"http://127.0.0.1:{port}", timeout=20, **client) as http:
         http.monitor = app.state.monitor
-        _wait(lambda: not http.monitor.trouble())
+        until(lambda: not http.monitor.trouble())
         try:
             yield http
         finally:
@@ -73,7 +73,8 @@ def serving(config: Config, monitor: Monitor | None = None, **client: Any) -> It
             assert not thread.is_alive()
 
 
-def _wait(done: Any) -> None:
+def until(done: Callable[[], bool]) -> None:
+    """Wait for what another thread is about to do."""
     deadline = time.monotonic() + 10
     while not done():
         assert time.monotonic() < deadline

@@ -382,7 +382,7 @@ def _column(values: st.SearchStrategy[Any], dtype: Any, length: int) -> st.Searc
 
 def test_a_packed_frame_does_not_repeat_what_its_columns_repeat() -> None:
     """A step, an index and a flag for 2,000 tensors take some bytes, not 26,000."""
-    columns = {
+    columns: dict[str, Any] = {
         "tensor": np.arange(2000, dtype=np.int32),
         "step": np.full(2000, 7, np.int64),
         "exact": np.ones(2000, np.uint8),

@@ -12,7 +12,8 @@ _INTRODUCTION = """
 # The command line
 
 `pip install 'trainvitals[monitor]'` brings all of it; `trainvitals run` comes with the agent alone. Exit status: 0 all
-is well, 1 something was found (or did not work), 2 asked wrongly, 130 ended by Ctrl-C.
+is well (also when `serve` is ended by Ctrl-C), 1 something was found or did not work, 2 asked wrongly, 130 ended by
+Ctrl-C.
 
 """
 
@@ -22,11 +23,11 @@ def commands_page() -> str:
     # Imported here: the command line offers to generate, and would import itself.
     from trainvitals_monitor.cli import cli
 
-    sections = [_section("trainvitals", cli, None)]
-    parent = click.Context(cli, info_name="trainvitals")
-    sections += [
-        _section(f"trainvitals {name}", each, parent) for name, each in cli.commands.items()
-    ]
+    whole = click.Context(cli, info_name="trainvitals", terminal_width=100, **cli.context_settings)
+    sections = [_section("trainvitals", cli.get_help(whole))]
+    for name, command in cli.commands.items():
+        context = click.Context(command, info_name=name, parent=whole, terminal_width=100)
+        sections.append(_section(f"trainvitals {name}", command.get_help(context)))
     return (
         GENERATED.format(source="trainvitals_monitor/commands/")
         + _INTRODUCTION
@@ -34,7 +35,5 @@ def commands_page() -> str:
     )
 
 
-def _section(title: str, command: click.Command, parent: click.Context | None) -> str:
-    name = title.rpartition(" ")[2]
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=100)
-    return f"## {title}\n\n```\n{command.get_help(context)}\n```\n"
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n```\n{text}\n```\n"

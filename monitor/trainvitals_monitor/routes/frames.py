@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
-from trainvitals_monitor.ingest import read_frame
 from trainvitals_monitor.models import Accepted
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import Refusal
@@ -19,8 +18,6 @@ from trainvitals_monitor.routes.problems import problems
 router = APIRouter()
 
 _CONTENT_TYPES = frozenset({"application/octet-stream", "application/vnd.safetensors"})
-# Decoding this much takes about a millisecond; more goes to a thread, so that other requests are served meanwhile.
-_QUICK_BYTES = 1 << 20
 
 
 @router.post(
@@ -46,14 +43,8 @@ async def post_frame(request: Request) -> Response:
     The answer carries the run's open findings and the address of its page. Frames are to be sent uncompressed.
     """
     monitor: Monitor = request.app.state.monitor
-    limits = monitor.config.limits
-    blob = await _read_body(request, limits.body_bytes)
-    with monitor.counters.timed("decode"):
-        if len(blob) <= _QUICK_BYTES:
-            arrival = read_frame(blob, limits)
-        else:
-            arrival = await asyncio.to_thread(read_frame, blob, limits)
-    reply = await asyncio.wrap_future(monitor.submit(arrival))
+    blob = await _read_body(request, monitor.config.limits.body_bytes)
+    reply = await asyncio.wrap_future(monitor.submit(blob))
     return Response(reply, media_type="application/json")
 
 

@@ -1,0 +1,139 @@
+"""
+What is in memory again after a restart, what the store forgets, and how the monitor ends.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.monitor.raw_frames import frame
+from tests.monitor.runs import faulty, healthy
+from tests.monitor.serving import serving
+from trainvitals_monitor.config import Config, Limits
+from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.packed import unpack_frame
+from trainvitals_monitor.refusal import Refusal
+
+
+def test_history_and_findings_are_back_after_a_restart(tmp_path: Path) -> None:
+    """Findings, series, tensors, run and duplicates are as before; nothing is opened twice."""
+    stream = faulty(steps=20)
+    half = len(stream.frames) // 2
+    paths = [
+        "/api/v1/runs/run/findings",
+        "/api/v1/runs/run/tensors",
+        "/api/v1/runs/run/series?tensor=layers.0.w&stat=norm",
+        "/api/v1/runs/run/series?scalar=loss",
+        "/api/v1/runs/run",
+    ]
+    with serving(Config(store=str(tmp_path), public_url="http://x")) as http:
+        http.push_all(stream.frames[:half])
+        before = [http.get_json(path) for path in paths]
+        assert before[0]["findings"]
+    with serving(Config(store=str(tmp_path), public_url="http://x")) as http:
+        assert [http.get_json(path) for path in paths] == before
+        assert http.push(stream.frames[0]).json()["duplicate"] is True
+        http.push_all(stream.frames[half:])
+        after = http.get_json(paths[0])["findings"]
+    with serving(Config(store=str(tmp_path / "other"))) as http:
+        http.push_all(stream.frames)
+        assert [_told(one) for one in after] == [
+            _told(one) for one in http.get_json(paths[0])["findings"]
+        ]
+
+
+def _told(finding: dict[str, Any]) -> Any:
+    return (
+        finding["id"],
+        finding["first_step"],
+        finding["subjects"],
+        finding["status"],
+        finding["message"],
+    )
+
+
+def test_old_frames_are_forgotten_and_what_they_said_is_not(tmp_path: Path) -> None:
+    """Rows of frames stay few, a restart still knows tensors, events and series, and duplicates stay duplicates."""
+    stream = faulty(steps=3)
+    for _ in range(560):
+        stream.step(values={"*": 1.0}, loss=1.0, lr=1e-3)
+    stream.flush()
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(stream.frames)
+        frames = _frames(http.monitor)
+        assert len(frames) < 320
+        shrunk = [unpack_frame(one.blob) for one in frames if not one.whole]
+        assert 1 <= len(shrunk) <= 3
+        assert all(head["tensors"] or head["events"] for head, _ in shrunk)
+        assert [len(head["tensors"]) for head, _ in shrunk if head["tensors"]] == [3]
+        assert not any(tables for _, tables in shrunk)
+        found = http.get_json("/api/v1/runs/run/findings")
+    with serving(Config(store=str(tmp_path))) as http:
+        assert http.get_json("/api/v1/runs/run/findings") == found
+        assert http.get_json("/api/v1/runs/run/tensors")["total"] == 3
+        steps = http.get_json("/api/v1/runs/run/series", tensor="layers.0.w", stat="norm")["steps"]
+        assert steps == list(range(1, 564))
+        for seq in (1, 2, 100, 300, 560):
+            assert http.push(stream.frames[seq]).json()["duplicate"] is True, seq
+        stream.step(values={"*": 1.0})
+        stream.flush()
+        assert http.push(stream.frames[-1]).json()["duplicate"] is False
+        assert http.get_json("/api/v1/runs/run")["step"] == 564
+
+
+def _frames(monitor: Monitor) -> list[Any]:
+    run_id = monitor.roster.get("run").id
+    assert run_id is not None
+    return list(monitor.store.frames(run_id))
+
+
+def test_a_second_attempt_after_a_restart_knows_the_first(tmp_path: Path) -> None:
+    """Attempts are listed, each with its series; what was open in the first is resolved when the second goes on."""
+    stream = faulty()
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(stream.frames)
+    sent = len(stream.frames)
+    stream.restart(closed=False)
+    for _ in range(3):
+        stream.step(values={"*": 9.0}, loss=1.0)
+    stream.flush()
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(stream.frames[sent:])
+        detail = http.get_json("/api/v1/runs/run")
+        assert [one["attempt"] for one in detail["all_attempts"]] == ["attempt-1", "attempt-2"]
+        assert (detail["attempts"], detail["step"]) == (2, 9)
+        first = http.get_json("/api/v1/runs/run/series", tensor="layers.0.w", attempt="attempt-1")
+        second = http.get_json("/api/v1/runs/run/series", tensor="layers.0.w")
+        assert (first["steps"], second["steps"]) == ([1, 2, 3, 4, 5, 6], [7, 8, 9])
+        slot = next(
+            one
+            for one in http.get_json("/api/v1/runs/run/findings")["findings"]
+            if one["detector"] == "slot-replaced"
+        )
+        assert slot["status"] == "resolved"
+
+
+def test_runs_beyond_those_in_memory_are_read_back_when_asked_for(tmp_path: Path) -> None:
+    """With room for two, four runs all answer, and go on."""
+    with serving(Config(store=str(tmp_path), limits=Limits(live_runs=2))) as http:
+        for name in "abcd":
+            http.push_all(healthy(5, run=name).frames)
+        assert len(http.monitor.roster.all()) == 2
+        assert {one["run"] for one in http.get_json("/api/v1/runs")["runs"]} == set("abcd")
+        assert [one["step"] for one in http.get_json("/api/v1/runs")["runs"]] == [5] * 4
+        http.push_all(healthy(7, run="a").frames[5:])
+        assert http.get_json("/api/v1/runs/a")["step"] == 7
+        assert http.get_json("/api/v1/runs/b/series", tensor="w")["steps"] == [1, 2, 3, 4, 5]
+
+
+def test_a_closing_monitor_takes_nothing_more(tmp_path: Path) -> None:
+    """After close() a frame is refused as unavailable; close() twice is harmless to the store."""
+    monitor = Monitor(Config(store=str(tmp_path)))
+    monitor.start()
+    monitor.close()
+    assert monitor.trouble() == "the monitor is ending"
+    with pytest.raises(Refusal, match="ending"):
+        monitor.submit(frame())
