@@ -127,8 +127,7 @@ class Clock:
         ignored = self._unwind(optimizer)
         if ignored is None or ignored or self._nest:
             return
-        if not self._round and self._rounds and optimizer not in self._last_round:
-            # First seen right after a round that did not wait for it: it belonged to that one.
+        if optimizer not in self._last_round and self._belongs_to_last_round(optimizer):
             self._last_round[optimizer] = self._rounds
             return
         self._round.append(optimizer)
@@ -142,6 +141,18 @@ class Clock:
                 del self._nest[depth:]
                 return ignored
         return None
+
+    def _belongs_to_last_round(self, optimizer: Optimizer) -> bool:
+        """
+        Whether one that is seen for the first time, right after a round that did not wait for it, was part of it.
+
+        Not if it holds what an optimizer of that round holds, or if all of those are gone: then it replaces them.
+        """
+        if self._round or not self._rounds:
+            return False
+        partners = [other for other, last in self._last_round.items() if last == self._rounds]
+        mine = _parameter_ids(optimizer)
+        return bool(partners) and all(mine.isdisjoint(_parameter_ids(other)) for other in partners)
 
     def _waited_for(self) -> list[Optimizer]:
         return [
@@ -174,6 +185,11 @@ def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     if not inner:
         return [optimizer]
     return _distinct(leaf for each in inner for leaf in plain_optimizers(each))
+
+
+def _parameter_ids(optimizer: Optimizer) -> set[int]:
+    groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
+    return {id(parameter) for group in groups for parameter in group["params"]}
 
 
 def is_phantom(optimizer: Optimizer) -> bool:

@@ -93,6 +93,25 @@ def test_a_gan_that_trains_its_critic_five_times_makes_five_steps(start: Any) ->
     assert [of_generator in each for each in seen.rounds] == ([False] * 4 + [True]) * 3
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_optimizer_that_replaces_another_makes_steps_of_its_own(start: Any, kept: bool) -> None:
+    """Its first step is one more, whether the old optimizer is still there or not."""
+    model = nn.Linear(4, 4)
+    clock, seen = start()
+    first = SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        trained(model, first)
+    seen.before.clear()
+    seen.rounds.clear()
+    if not kept:
+        del first
+    second = SGD(model.parameters(), lr=0.1)
+    for _ in range(4):
+        trained(model, second)
+    clock.finish_round()
+    assert seen.rounds == [[second]] * 4
+
+
 def test_optimizer_in_backward_is_one_step(start: Any) -> None:
     """One optimizer per parameter, each stepping in the middle of backward, makes one step a backward."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
