@@ -329,18 +329,22 @@ def test_settings_of_the_environment_made_before_importing_torch_count(tmp_path:
 
 
 def test_a_forked_trainer_is_watched(tmp_path: Path) -> None:
-    """Training that happens in a forked child of multiprocessing reaches the folder from there."""
+    """Training and saves in a forked child of multiprocessing reach the folder from there."""
     script = write(
         tmp_path,
         """
-        import multiprocessing
-        child = multiprocessing.get_context("fork").Process(target=train, args=(3,))
+        import io, multiprocessing
+        def work():
+            train(3)
+            torch.save(model.state_dict(), io.BytesIO())
+        child = multiprocessing.get_context("fork").Process(target=work)
         child.start(); child.join()
         assert child.exitcode == 0
         """,
     )
     done = run(tmp_path, script)
     assert done.returncode == 0, done.stderr
+    assert "1 saves" in done.stderr
     assert steps(tmp_path) == [1, 2, 3]
 
 

@@ -81,7 +81,7 @@ class Watch:
     The process-wide watch: `hold` installs the patches, the last `release` gives everything back.
 
     While held, the journal remembers loads for models that are not attached yet. Thread-safe; silent in forked
-    children. A call that goes on inside another one (DCP calls torch.save for each tensor) is part of that one.
+    children, until one holds it. A call inside another one (DCP calls torch.save for each tensor) is part of that one.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -101,8 +101,11 @@ class Watch:
         """Install the watch, or count one more holder of it. Costs under a millisecond; imports nothing."""
         with self._lock:
             self._holders += 1
-            if self._holders == 1:
+            if self._pid != os.getpid():
+                # A forked child that attaches by itself: patches and loads hold here, listeners do not.
                 self._pid = os.getpid()
+                self._listeners = []
+            if self._holders == 1:
                 modules = dict.fromkeys(target.module for target in self._targets)
                 for module in modules:
                     if module in sys.modules:
