@@ -196,7 +196,7 @@ class Agent:
         for model in self._models:
             _ATTACHED.pop(model, None)
         atexit.unregister(self.close)
-        self._answers.tell(may_raise=False)
+        self._guard.call("findings", self._answers.tell, False)
         if not self.settings.quiet and self.world.rank == 0:
             say(summary_line(self.coverage()))
 
@@ -206,7 +206,7 @@ class Agent:
         self._guard.call("loss", self._log.flush, self._record)
         self._progress.complete()
         sent = self._guard.call("sender", self._sender.flush, self.settings.close_timeout_s)
-        self._answers.tell()
+        self._guard.call("findings", self._answers.tell)
         return bool(sent)
 
     def __enter__(self) -> Agent:
@@ -297,7 +297,7 @@ class Agent:
     def _after_round(self, optimizers: Sequence[Optimizer]) -> None:
         self._rounds.after_round(optimizers)
         remember_step(self.run, self.settings.monitor, self._progress.step)
-        self._answers.tell()
+        self._guard.call("findings", self._answers.tell)
 
     def _header(self, seq: int) -> Header:
         """On the sender's thread, which adds what waits in the record."""

@@ -12,6 +12,8 @@ from trainvitals.errors import FindingRaised
 from trainvitals.guard import Guard
 from trainvitals.speech import finding_line, say
 
+_NEEDED = ("id", "detector", "severity", "message", "advice")
+
 OnFinding = Callable[[dict[str, Any]], None] | str
 
 
@@ -30,9 +32,9 @@ class Answers:
         self.findings: list[dict[str, Any]] = []
 
     def take(self, reply: Mapping[str, Any]) -> None:
-        """A reply to an accepted frame, as parsed JSON."""
+        """A reply to an accepted frame, as parsed JSON; what is no finding in it (another version's) is passed over."""
         self._page = str(reply.get("page", ""))
-        self.findings = [dict(finding) for finding in reply.get("findings", [])]
+        self.findings = [dict(each) for each in reply.get("findings") or () if _is_finding(each)]
 
     def tell(self, may_raise: bool = True) -> None:
         """Each finding once; raises FindingRaised for one above info if that was asked for."""
@@ -47,3 +49,7 @@ class Answers:
                 say(finding_line(finding, self._page), level=level)
             if self._on_finding == "raise" and may_raise and finding["severity"] != "info":
                 raise FindingRaised(finding)
+
+
+def _is_finding(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(isinstance(given.get(key), str) for key in _NEEDED)

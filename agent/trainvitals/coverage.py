@@ -44,14 +44,22 @@ class Coverage:
         return NEVER if last is None or not len(last) else int(last.min())
 
     def report(
-        self, *, small: npt.NDArray[np.bool_], step: int, checkpoints: Mapping[str, Any]
+        self,
+        *,
+        small: npt.NDArray[np.bool_],
+        readable: npt.NDArray[np.bool_],
+        step: int,
+        checkpoints: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Plain data: counts, ages in steps, and what was never seen. `small[i]`: cores hold all of tensor i."""
+        """
+        Plain data: counts, ages in steps, and what was never seen. `small[i]`: cores hold all of tensor i. One that is
+        not `readable` (sparse, on meta) was never seen, whoever's turn it was.
+        """
         num_tensors = len(small)
         cores = self._grown("cores", num_tensors)
         sweep = self._grown("sweep", num_tensors)
-        exact = (small & (cores != NEVER)) | (sweep != NEVER)
-        seen = (cores != NEVER) | (sweep != NEVER)
+        seen = readable & ((cores != NEVER) | (sweep != NEVER))
+        exact = seen & (small | (sweep != NEVER))
         saves, loads = int(checkpoints.get("saves", 0)), int(checkpoints.get("loads", 0))
         never = [
             what

@@ -83,8 +83,13 @@ class Rounds:
 
     def coverage(self, checkpoints: dict[str, Any]) -> dict[str, Any]:
         """What was looked at and what was never seen, as plain data."""
-        small = np.array([self._slots.plan(i).is_whole for i in range(len(self._slots))], np.bool_)
-        return self._coverage.report(small=small, step=self._progress.step, checkpoints=checkpoints)
+        indices = range(len(self._slots))
+        return self._coverage.report(
+            small=np.array([self._slots.plan(i).is_whole for i in indices], np.bool_),
+            readable=np.array([self._slots.readable(i) for i in indices], np.bool_),
+            step=self._progress.step,
+            checkpoints=checkpoints,
+        )
 
     @property
     def _is_first(self) -> bool:

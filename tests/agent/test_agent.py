@@ -163,6 +163,33 @@ def test_a_failing_probe_is_switched_off(
     assert len(column(tmp_path, "values", "norm")) == 4 * 4
 
 
+def test_what_cannot_be_read_is_not_covered(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path
+) -> None:
+    """A sparse buffer has its slot and its turns, but nobody has seen its elements."""
+    model.register_buffer("mask", torch.eye(3).to_sparse())
+    with trainvitals.attach(model, optimizer, monitor=str(tmp_path), quiet=True) as agent:
+        steps(model, optimizer, 2)
+    coverage = agent.coverage()
+    assert (coverage["tensors"], coverage["tensors_seen"], coverage["tensors_exact"]) == (5, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [{"findings": None}, {"findings": [1]}, {"findings": [{"id": "a"}, {"id": [1]}]}, {"page": 3}],
+)
+def test_a_strange_reply_reaches_nobody(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path, reply: dict[str, Any]
+) -> None:
+    """What another version of the monitor may answer ends neither the training nor the agent."""
+    with trainvitals.attach(model, optimizer, monitor=str(tmp_path)) as agent:
+        agent._answers.take(reply)
+        steps(model, optimizer, 2)
+        agent.flush()
+        assert agent.findings == []
+    assert agent.coverage()["switched_off"] == {}
+
+
 def test_what_is_no_number_is_not_logged_and_raises_nothing(
     model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path
 ) -> None:
