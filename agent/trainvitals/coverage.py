@@ -38,11 +38,6 @@ class Coverage:
             elif len(indices):
                 last[np.asarray(indices)] = step
 
-    def oldest(self, kind: str) -> int:
-        """The step of the oldest look of this kind; -1 when some tensor was never looked at."""
-        last = self._last.get(kind)
-        return NEVER if last is None or not len(last) else int(last.min())
-
     def report(
         self,
         *,

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
 from trainvitals.frame import CheckpointSeen
-from trainvitals.probes.checkpoint import WATCH, Checkpoints, install_watch
+from trainvitals.probes.checkpoint import WATCH, Checkpoints
 from trainvitals.probes.probe import Choice, Look
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
@@ -254,7 +254,7 @@ def test_digests_are_reported_before_the_step_after_a_load(
 
 def test_a_load_before_attach_is_handed_over_at_attach() -> None:
     """Build, load, attach: the load is labelled with the step that the attempt starts from."""
-    install_watch()
+    WATCH.hold()
     model = make(seed=9)
     state = make(seed=10).state_dict()
     del state["2.bias"]
@@ -289,7 +289,7 @@ def test_a_load_that_was_reported_is_not_handed_over_again() -> None:
 
 def test_a_load_read_under_another_name_keeps_only_what_was_read_whole() -> None:
     """Where cores are cut depends on the name: as a part named "encoder" a large tensor has no numbers."""
-    install_watch()
+    WATCH.hold()
     model = make(seed=11)
     model.load_state_dict(make(seed=12).state_dict())
     watched = Watched(nn.ModuleDict({"encoder": model}))
@@ -322,7 +322,7 @@ def test_a_dcp_load_before_attach_is_found_by_where_it_went(tmp_path: Path) -> N
     """DCP fills live tensors in place and names no module."""
     model = make(seed=15)
     dcp.save({"model": make(seed=16).state_dict()}, checkpoint_id=tmp_path, no_dist=True)
-    install_watch()
+    WATCH.hold()
     dcp.load({"model": model.state_dict()}, checkpoint_id=tmp_path, no_dist=True)
     watched = Watched(model)
     try:
@@ -336,7 +336,7 @@ def test_a_dcp_load_before_attach_is_found_by_where_it_went(tmp_path: Path) -> N
 
 def test_the_journal_forgets_modules_that_are_gone() -> None:
     """A load keeps no module alive, and is dropped with it."""
-    install_watch()
+    WATCH.hold()
     try:
         for seed in range(3):
             model = make(seed=seed)

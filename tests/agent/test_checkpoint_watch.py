@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainvitals.awaited import AwaitedModules
 from trainvitals.frame import CheckpointSeen
 from trainvitals.patches import Patch
-from trainvitals.probes.checkpoint import WATCH, Checkpoints, install_watch
+from trainvitals.probes.checkpoint import WATCH, Checkpoints
 from trainvitals.probes.checkpoint.pace import Pace
 from trainvitals.probes.checkpoint.targets import TARGETS
 from trainvitals.record import Record
@@ -97,7 +97,7 @@ def test_every_api_of_the_installed_versions_is_there(probe: Checkpoints) -> Non
 def test_the_watch_counts_its_holders(model: nn.Module) -> None:
     """It stays until the last one lets go, agents and launcher alike."""
     before = originals()
-    install_watch()
+    WATCH.hold()
     probe = probe_of(model)
     other = probe_of(nn.Linear(2, 2))
     probe.close()

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import nn
 
 import trainvitals
-from trainvitals.probes.checkpoint import WATCH
+from trainvitals.probes.checkpoint.targets import TARGETS
+from trainvitals.probes.checkpoint.watch import Watch
 
 
 @pytest.fixture
@@ -74,14 +75,14 @@ def test_after_close_nothing_is_in_the_way(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_swapping")
 def test_loads_before_attach_may_swap() -> None:
     """The journal of loads that nobody has claimed keeps no reference to the loaded tensors."""
-    WATCH.hold()
+    watch = Watch(TARGETS)
+    watch.hold()
     try:
         model = nn.Linear(4, 4)
         model.load_state_dict(nn.Linear(4, 4).state_dict())
-        assert len(WATCH.journal) == 1
+        assert len(watch.journal) == 1
     finally:
-        WATCH.journal.forget()
-        WATCH.release()
+        watch.release()
 
 
 @pytest.mark.usefixtures("_one_rank")

@@ -13,6 +13,6 @@ Checkpoints: what was saved and loaded, seen from inside the call, beside what w
 """
 
 from trainvitals.probes.checkpoint.checkpoints import Checkpoints
-from trainvitals.probes.checkpoint.targets import WATCH, install_watch
+from trainvitals.probes.checkpoint.targets import WATCH
 
-__all__ = ["WATCH", "Checkpoints", "install_watch"]
+__all__ = ["WATCH", "Checkpoints"]

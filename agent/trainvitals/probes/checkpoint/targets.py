@@ -159,8 +159,3 @@ TARGETS = (
 )
 
 WATCH = Watch(TARGETS)
-
-
-def install_watch() -> None:
-    """Hold the process-wide watch, so that loads before attach are remembered; `WATCH.release()` ends it."""
-    WATCH.hold()
