@@ -232,7 +232,7 @@ class Agent:
             return
         made = self._step_just_made()
         if step is not None:
-            self._guard.call("log(step=)", self._progress.tell, step, made)
+            self._guard.attempt("log(step=)", self._progress.tell, step, made)
         for name, value in {"loss": loss, **scalars}.items():
             # Each by itself: a text under one name must not end the loss.
             if value is not None:
@@ -258,7 +258,12 @@ class Agent:
     def coverage(self) -> dict[str, Any]:
         """What was looked at and what was never seen; counts, and ages in steps."""
         report = self._rounds.coverage(self._checkpoints.coverage())
-        return {**report, "switched_off": dict(self._guard.off), "plan": self._budget.plan()}
+        return {
+            **report,
+            "switched_off": dict(self._guard.off),
+            "failures": dict(self._guard.failures),
+            "plan": self._budget.plan(),
+        }
 
     def plan(self) -> Any:
         """How often each kind of look is taken under the budget."""

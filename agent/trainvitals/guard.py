@@ -4,6 +4,7 @@ The one guard between our code and the trainer's: training never fails because o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,15 @@ from trainvitals.speech import LOGGER
 class Guard:
     """
     Every entry from the trainer goes through `call`: an error is logged once with its traceback, counted and sent as a
-    fact, that part is switched off, and training goes on. `off` names the parts that are.
+    fact, that part is switched off, and training goes on. `off` names the parts that are. `attempt` switches nothing off,
+    and `failures` counts what it met.
     """
 
     def __init__(self, record: Record, step_now: Callable[[], int]) -> None:
         self._record = record
         self._step_now = step_now
         self.off: dict[str, str] = {}
+        self.failures: Counter[str] = Counter()
 
     def call(self, part: str, function: Callable[..., Any], *args: Any) -> Any:
         """The function's result; None if it raised, now or before. FindingRaised passes: it was asked for."""
@@ -33,7 +36,26 @@ class Guard:
         except FindingRaised:
             raise
         except Exception as error:  # noqa: BLE001  (this is the guard)
-            self.off[part] = f"{type(error).__name__}: {error}"
-            self._record.event(ProbeFailed(step=self._step_now(), probe=part, error=self.off[part]))
+            self.off[part] = self._tell(part, error)
             LOGGER.warning("%s raised and is switched off; training goes on", part, exc_info=True)
             return None
+
+    def attempt(self, part: str, function: Callable[..., Any], *args: Any) -> Any:
+        """As `call`, where one bad argument says nothing about the next one: said once, counted, and tried again."""
+        try:
+            return function(*args)
+        except FindingRaised:
+            raise
+        except Exception as error:  # noqa: BLE001  (this is the guard)
+            self.failures[part] += 1
+            if self.failures[part] == 1:
+                self._tell(part, error)
+                LOGGER.warning(
+                    "%s raised and is passed over; training goes on", part, exc_info=True
+                )
+            return None
+
+    def _tell(self, part: str, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error}"
+        self._record.event(ProbeFailed(step=self._step_now(), probe=part, error=text))
+        return text

@@ -4,9 +4,14 @@ How far the run has come, in our steps and in the trainer's.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 from trainvitals.frame import Phase
+
+_TOO_LARGE = 2**53
+"""Readers of JSON may hold numbers as doubles; no training comes so far."""
 
 
 @dataclass
@@ -29,9 +34,12 @@ class Progress:
         """A run that starts, or goes on, after `base` steps."""
         return cls(base=base, step=base, complete_through=base)
 
-    def tell(self, theirs: int, ours: int) -> None:
-        """The trainer calls our step `ours` its step `theirs`. Raises TypeError or ValueError for what is no number."""
-        self.offset = int(theirs) - ours
+    def tell(self, theirs: SupportsIndex, ours: int) -> None:
+        """The trainer calls our step `ours` its step `theirs`. Raises TypeError or ValueError for what is no step number."""
+        number = operator.index(theirs)
+        if abs(number) >= _TOO_LARGE:
+            raise ValueError(f"log(step={number}): a step number is needed, below 2**53")
+        self.offset = number - ours
 
     def complete(self) -> None:
         """Nothing more will be recorded about the steps done so far."""

@@ -201,7 +201,25 @@ def test_what_is_no_number_is_not_logged_and_raises_nothing(
             agent.log(step=bad, note="warm-up", accuracy=0.5 if i == 2 else None, loss=float(i))
     assert column(tmp_path, "scalars", "step") == [1, 2, 3, 3]
     assert column(tmp_path, "scalars", "value") == [0.0, 1.0, 2.0, 0.5]
-    assert set(agent.coverage()["switched_off"]) == {"log(step=)", "log(note=)"}
+    assert set(agent.coverage()["switched_off"]) == {"log(note=)"}
+    assert agent.coverage()["failures"] == {"log(step=)": 3}
+
+
+@pytest.mark.parametrize("nonsense", [2**53, -(2**53), 10**400, 1.5, float("nan"), "7", [7]])
+def test_a_step_that_can_not_be_meant_is_passed_over(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path, nonsense: Any
+) -> None:
+    """It reaches no frame and ends nothing: the next good number is taken."""
+    with trainvitals.attach(model, optimizer, monitor=str(tmp_path), quiet=True) as agent:
+        steps(model, optimizer, 1)
+        agent.log(step=nonsense, loss=1.0)
+        assert agent.flush()
+        steps(model, optimizer, 1)
+        agent.log(step=np.int64(12), loss=2.0)
+    assert next(header["step_offset"] for header, _ in frames(tmp_path)) is None
+    assert frames(tmp_path)[-1][0]["step_offset"] == 10
+    assert column(tmp_path, "scalars", "value") == [1.0, 2.0]
+    assert agent.coverage()["switched_off"] == {}
 
 
 def test_a_log_in_a_round_is_about_the_step_being_made(model: nn.Module, tmp_path: Path) -> None:
