@@ -31,11 +31,12 @@ from trainvitals.arguments import (
 )
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
 from trainvitals.budget import Budget
-from trainvitals.clock import Clock, plain_optimizers
+from trainvitals.clock import Clock
 from trainvitals.contract import Contract
 from trainvitals.errors import BadSetting
 from trainvitals.frame import Header
 from trainvitals.guard import Guard
+from trainvitals.ownership import Ownership
 from trainvitals.probes import PROBES
 from trainvitals.probes.checkpoint import Checkpoints
 from trainvitals.probes.loss import Log
@@ -130,9 +131,6 @@ class Agent:
         self._progress = Progress.at(base)
         self._models = list(models)
         self._given = list(optimizers)
-        self._others: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = (
-            weakref.WeakKeyDictionary()
-        )
         self._contract = contract
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
@@ -140,6 +138,7 @@ class Agent:
         self._slots = SlotTable(
             models, world_size=self.world.world_size, replicated=is_replicated(models)
         )
+        self._ownership = Ownership(self._slots)
         self._log = Log()
         self._checkpoints = Checkpoints(
             self._slots, self._record, self._steps_done, self._guard.call
@@ -150,7 +149,7 @@ class Agent:
             self._slots, self._record, self._guard, self._budget, self._probes, self._progress
         )
         self._clock = Clock(
-            self._owns,
+            self._ownership.owns,
             self._rounds.before_step,
             self._after_round,
             self._given,
@@ -171,7 +170,7 @@ class Agent:
         SWAPS.hold()
         self._guard.call("tensor table", self._rounds.send_tensor_table)
         for optimizer in self._given:
-            self._guard.call("optimizers", self._know_optimizer, optimizer)
+            self._guard.call("optimizers", self._ownership.know, optimizer)
         self._guard.call("checkpoint", self._checkpoints.start)
         self._clock.start()
         self._guard.call("sender", self._sender.start)
@@ -281,23 +280,6 @@ class Agent:
     def _step_just_made(self) -> int:
         """What the trainer means by its last step: the one still being made where another optimizer may yet step."""
         return self._progress.step + self._clock.is_in_round
-
-    def _owns(self, optimizer: Optimizer) -> bool:
-        groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
-        # Ours is known by its first parameter; that another's is not is remembered, for it takes looking at them all.
-        state = (sum(len(group["params"]) for group in groups), self._slots.params_version)
-        if self._others.get(optimizer) == state:
-            return False
-        parameters = (parameter for group in groups for parameter in group["params"])
-        if any(self._slots.index_of(parameter) is not None for parameter in parameters):
-            return True
-        self._others[optimizer] = state
-        return False
-
-    def _know_optimizer(self, optimizer: Optimizer) -> None:
-        """Given at attach, so what it holds is known before it steps (a GAN's generator may step late)."""
-        for plain in plain_optimizers(optimizer):
-            self._slots.holding(plain)
 
     def _after_round(self, optimizers: Sequence[Optimizer]) -> None:
         self._rounds.after_round(optimizers)

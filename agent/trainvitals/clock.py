@@ -23,6 +23,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from trainvitals.capture import is_capturing
 from trainvitals.scalar import number_of
 from trainvitals.untraced import untraced
 
@@ -114,7 +115,7 @@ class Clock:
             return
         self._unwind(optimizer)  # a step that raised has left it there
         outermost = not self._nest
-        ignored = outermost and (_is_capturing() or is_phantom(optimizer))
+        ignored = outermost and (is_capturing() or is_phantom(optimizer))
         if outermost and not ignored:
             if optimizer in self._round:
                 self.finish_round()
@@ -212,11 +213,6 @@ def _has_nonzero(gradient: torch.Tensor) -> bool:
     local = getattr(gradient, "_local_tensor", gradient)
     values = local.coalesce().values() if local.is_sparse else local
     return bool((values != 0).any())
-
-
-def _is_capturing() -> bool:
-    """Whether a CUDA graph is being captured: nothing may be read then (not run: no GPU was at hand)."""
-    return bool(torch.cuda.is_initialized()) and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
 
 
 def _distinct(optimizers: Iterable[Optimizer]) -> list[Optimizer]:

@@ -51,11 +51,6 @@ class Layout:
         """Elements of this rank's part."""
         return math.prod(self.sizes)
 
-    @property
-    def is_merged(self) -> bool:
-        """Whether the parts of several ranks make up one fact; False: each rank speaks for itself."""
-        return self.kind in ("box", "flat", "replica")
-
 
 def layout_of(tensor: torch.Tensor, *, replicated: bool = False, world_size: int = 1) -> Layout:
     """

@@ -88,8 +88,6 @@ def test_plain_tensors() -> None:
     assert replica == Layout("replica", (3, 4), (0, 0), (3, 4), "0-7")
     unknown = layout_of(weight, world_size=8)
     assert unknown == Layout("unknown", (3, 4), (0, 0), (3, 4))
-    assert replica.is_merged
-    assert not unknown.is_merged
     assert flat_layout((3, 4), 5, 2) == Layout("flat", (3, 4), (5,), (2,))
     assert flat_layout((3, 4), 5, 2).local_numel == 2
     assert layout_of(torch.tensor(1.0)).numel == 1
@@ -126,7 +124,7 @@ def test_dtensors() -> None:
     everywhere = layout_of(distributed(torch.zeros(4), (4,), (4,), Replicate()))
     assert everywhere == layout_of(torch.zeros(4), replicated=True, world_size=4)
     partial = layout_of(distributed(torch.zeros(4), (4,), (4,), Partial()))
-    assert (partial.kind, partial.local_numel, partial.is_merged) == ("unknown", 0, False)
+    assert (partial.kind, partial.local_numel) == ("unknown", 0)
     assert layout_of(distributed(torch.tensor(1.0), (), (4,), Partial())).local_numel == 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainvitals.capture import is_capturing
 from trainvitals.cores import CorePlan, cut_many, digest_many, plan_cores
 from trainvitals.dtypes import reading
 from trainvitals.facts import DIGESTS
@@ -38,10 +39,7 @@ class Pair(NamedTuple):
 
 def is_readable_now() -> bool:
     """Whether elements can be read: not under a dispatch mode (fake tensors), nor while a CUDA graph is captured."""
-    if torch._C._len_torch_dispatch_stack():
-        return False
-    capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()  # type: ignore[no-untyped-call]
-    return not capturing
+    return not torch._C._len_torch_dispatch_stack() and not is_capturing()
 
 
 def no_digests() -> Digests:
