@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from trainvitals.errors import BadFrame
@@ -25,6 +24,7 @@ from trainvitals_monitor.refusal import Refusal
 
 MAX_ELEMENTS = 1 << 62
 MAX_RUN_NAME = 200
+_MAX_NUMBER = (1 << 31) - 1
 RESERVED = frozenset({"findings", "tensors", "series", "scalars"})
 """Last parts of a run's name that its address in the API could not be told from."""
 
@@ -65,8 +65,9 @@ def read_frame(blob: bytes, limits: Limits) -> Arrival:
     check_run_name(header.run)
     _check_limits(header, limits)
     last_step = header.complete_through
+    bounds = _bounds(header, limits)
     for name, columns in tables.items():
-        last_step = max(last_step, _check_columns(name, columns, header, limits))
+        last_step = max(last_step, _check_columns(name, columns, bounds, limits))
     return Arrival(header=header, plain=plain, tables=tables, last_step=last_step)
 
 
@@ -128,25 +129,34 @@ def _check_limits(header: Header, limits: Limits) -> None:
             )
 
 
-def _check_columns(
-    name: str, columns: Mapping[str, npt.NDArray[Any]], header: Header, limits: Limits
-) -> int:
-    """The last step of the rows; Refusal if a key column points anywhere it must not."""
-    bounds = {
-        "tensor": (-1 if name == "manifest" else 0, limits.tensors - 1),
+def _bounds(header: Header, limits: Limits) -> dict[str, tuple[int, int]]:
+    """What each key column may hold."""
+    return {
+        "tensor": (0, limits.tensors - 1),
         "scalar": (0, len(header.scalars) - 1),
         "group": (0, limits.tensors - 1),
-        "checkpoint": (0, np.iinfo(np.int32).max),
+        "checkpoint": (0, _MAX_NUMBER),
         "entry": (0, limits.tensors - 1),
         "step": (0, header.complete_through + limits.span_steps),
     }
+
+
+def _check_columns(
+    name: str,
+    columns: Mapping[str, npt.NDArray[Any]],
+    bounds: Mapping[str, tuple[int, int]],
+    limits: Limits,
+) -> int:
+    """The last step of the rows; Refusal if a key column points anywhere it must not."""
     last_step = -1
     for key in TABLE_BY_NAME[name].keys:
         column = columns[key]
         if not len(column):
             continue
-        low, high = int(column.min()), int(column.max())
+        low, high = _range(column)
         least, most = bounds[key]
+        if name == "manifest" and key == "tensor":
+            least = -1
         if low < least or high > most:
             wrong = low if low < least else high
             raise Refusal(
@@ -161,3 +171,11 @@ def _check_columns(
                     f"table {name!r} speaks of {high - low} steps; at most {limits.span_steps} a frame",
                 )
     return last_step
+
+
+def _range(column: npt.NDArray[Any]) -> tuple[int, int]:
+    """The smallest and the largest value; half the tables of a frame have one row."""
+    if len(column) == 1:
+        only = int(column[0])
+        return only, only
+    return int(column.min()), int(column.max())

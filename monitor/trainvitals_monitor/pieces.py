@@ -28,7 +28,7 @@ class Piece:
     All series of an attempt over up to PIECE_STEPS judged steps (ours; fewer where the window is shorter).
 
     `fqns` are the n tensors; `statistics` have values and seen, [k, n], over `steps` [k]; `scalars` bring their own
-    steps. Arrays are copies.
+    steps. Arrays are read-only, and stay as they are while the piece is held: the window lends them.
     """
 
     attempt: str
@@ -70,14 +70,16 @@ def _piece(attempt: AttemptHistory, first_step: int, end_step: int) -> Piece | N
     for stat in window.stats:
         values, seen = window.between(stat, start, end)
         if seen.any():
-            statistics[stat] = (values.copy(), seen.copy())
+            statistics[stat] = (values, seen)
     scalars = {
         name: attempt.scalars.between(name, first_step, end_step) for name in attempt.scalars.names
     }
-    return Piece(
+    piece = Piece(
         attempt=attempt.key,
         steps=window.steps_of(start, end).copy(),
         fqns=list(attempt.tensors.fqn),
         statistics=statistics,
         scalars={name: found for name, found in scalars.items() if len(found[0])},
     )
+    window.lend(piece)
+    return piece

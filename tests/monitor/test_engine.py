@@ -402,6 +402,19 @@ def test_pieces_cover_every_step_once() -> None:
     assert engine.drain_pieces() == []
 
 
+def test_pieces_stay_as_they_are_while_they_are_held() -> None:
+    """The window moves over its rows twice before the pieces are taken: they hold what they held when they were cut."""
+    stream = Stream(["a", "b"])
+    for step in range(900):
+        stream.step(values={"a": float(step)})
+    stream.close()
+    pieces = stream.engine(ALL).drain_pieces()
+    values = np.concatenate([piece.statistics["norm"][0][:, 0] for piece in pieces])
+    assert values.tolist() == [float(step) for step in range(900)]
+    steps = np.concatenate([piece.steps for piece in pieces])
+    assert steps.tolist() == list(range(1, 901))
+
+
 def test_what_is_known_of_a_run() -> None:
     """summary, coverage, series and worst tell what the frames said."""
     stream = Stream(["a", "b", "c"], step_offset=1000)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.monitor.stream import Stream, digest_of, feed, tensor
-from trainvitals.facts import SERIES
+from trainvitals.facts import SERIES, VALUES
 from trainvitals.frame import OptimizersSeen, SlotChanged, TensorInfo
 from trainvitals.roles import Role
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
@@ -146,6 +146,35 @@ def test_the_window_is_long_and_bounded() -> None:
         assert steps[-1] == count
         assert values[0] == count - kept
     assert np.array_equal(np.diff(values), np.ones(255))
+
+
+def test_the_window_is_what_was_written_whoever_reads_when() -> None:
+    """Whole rows, parts of rows and steps without any, read at any time or not at all: the same as without shortcuts."""
+    random = np.random.default_rng(5)
+    window = Window()
+    window.resize(3)
+    rows: list[list[float]] = []
+    latest, last_seen = [np.nan] * 3, [-1] * 3
+    for step in range(1, 1000):
+        window.begin(step)
+        rows.append([np.nan] * 3)
+        for _ in range(random.integers(0, 3)):
+            chosen = [0, 1, 2] if random.random() < 0.5 else [int(random.integers(0, 3))]
+            given = random.random(len(chosen))
+            index = slice(None) if len(chosen) == 3 else np.array(chosen)
+            window.write(VALUES, index, {"norm": given})
+            for tensor_index, value in zip(chosen, given.tolist(), strict=True):
+                rows[-1][tensor_index] = latest[tensor_index] = value
+                last_seen[tensor_index] = step
+        if random.random() < 0.3:
+            np.testing.assert_array_equal(window.now("norm", step), rows[-1])
+        if random.random() < 0.3:
+            np.testing.assert_array_equal(window.latest("norm"), latest)
+            assert window.last_seen("norm").tolist() == last_seen
+        if random.random() < 0.1:
+            values, seen = window.last("norm", 256)
+            np.testing.assert_array_equal(values, rows[-256:])
+            assert seen.tolist() == (~np.isnan(rows[-256:])).tolist()
 
 
 @pytest.mark.parametrize("num_tensors", [10, 2_000, 20_000, 100_000])

@@ -388,3 +388,14 @@ def test_a_packed_frame_does_not_repeat_what_its_columns_repeat() -> None:
         "exact": np.ones(2000, np.uint8),
     }
     assert len(pack_frame({}, {"values": columns})) < 300
+
+
+def test_a_packed_frame_keeps_counts_in_as_many_bytes_as_they_need() -> None:
+    """Counts up to 4096 take two bytes each and come back as they were; negative numbers are left alone."""
+    counts = np.arange(2000, dtype=np.int64) * 7 % 4097
+    packed = pack_frame({}, {"updates": {"changed": counts, "looked": counts - 1}})
+    assert len(packed) < 2000 * (2 + 8) + 200
+    _, tables = unpack_frame(packed)
+    for name, wanted in (("changed", counts), ("looked", counts - 1)):
+        assert tables["updates"][name].dtype == np.int64
+        assert tables["updates"][name].tolist() == wanted.tolist()

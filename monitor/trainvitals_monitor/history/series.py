@@ -8,6 +8,7 @@ which costs two rows a step.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,11 @@ class Window:
         self._present: dict[str, BoolArray] = {}
         self._latest: dict[str, FloatArray] = {}
         self._last_seen: dict[str, IntArray] = {}
+        # What most steps make unnecessary is put off: a row is written once, not four times. `_unset`: statistics
+        # whose newest row is still to become NaN; `_whole`: the row in which every tensor was looked at last.
+        self._unset: set[str] = set()
+        self._whole: dict[str, int] = {}
+        self._borrowers: list[weakref.ref[object]] = []
 
     @property
     def length(self) -> int:
@@ -65,6 +71,7 @@ class Window:
         more = num_tensors - self._num_tensors
         if more <= 0:
             return
+        self._settle()
         self._num_tensors = num_tensors
         self._set_length()
         kept = slice(max(self._start, self._end - self._length), self._end)
@@ -86,18 +93,50 @@ class Window:
 
     def begin(self, step: int) -> None:
         """A new row, nothing seen yet; the step must be later than all before."""
+        for stat in list(self._unset):
+            self._set_row(stat)
         if self._end == self._capacity:
+            self._settle()
             self._to_front()
+        self._unset = set(self._values)
         row = self._end
         self._end += 1
         self._start = max(self._start, self._end - self._length)
         self._steps[row] = step
-        for values in self._values.values():
-            values[row] = np.nan
         for flags in (*self._seen.values(), *self._present.values()):
             flags[row] = False
 
+    def _settle(self) -> None:
+        """Do all that was put off, because rows are about to move."""
+        for stat in list(self._unset):
+            self._set_row(stat)
+        for stat in list(self._whole):
+            self._set_latest(stat)
+
+    def _set_row(self, stat: str) -> None:
+        if stat in self._unset:
+            self._unset.discard(stat)
+            self._values[stat][self._end - 1] = np.nan
+
+    def _set_latest(self, stat: str) -> None:
+        row = self._whole.pop(stat, None)
+        if row is not None:
+            self._latest[stat][:] = self._values[stat][row]
+            self._last_seen[stat][:] = self._steps[row]
+
+    def lend(self, borrower: object) -> None:
+        """
+        What `between` gave for older rows than the newest will not change while the borrower lives.
+
+        Saves a copy of 128 rows of every statistic, 0.1 ms a step for 2,000 tensors: mostly it is gone in time.
+        """
+        self._borrowers.append(weakref.ref(borrower))
+
     def _to_front(self) -> None:
+        if any(borrower() is not None for borrower in self._borrowers):
+            self._values = {stat: values.copy() for stat, values in self._values.items()}
+            self._seen = {table: seen.copy() for table, seen in self._seen.items()}
+        self._borrowers = []
         kept = slice(self._end - self._length + 1, self._end)
         self._start, self._end = 0, kept.stop - kept.start
         everything = (self._steps, *self._values.values(), *self._seen.values())
@@ -116,17 +155,24 @@ class Window:
         Cost: one write a column, 25 us for eight columns of 2,000 tensors when `index` is a slice.
         """
         row = self._end - 1
-        step = self._steps[row]
+        whole = isinstance(index, slice)
         self._for_table(table.name)[row, index] = True
         for column in table.columns:
             given = columns.get(column.name)
             if given is None:
                 continue
             values = self._for_stat(column.name)
-            values[row, index] = given
             self._present[column.name][row] = True
+            if whole:
+                self._unset.discard(column.name)
+                values[row] = given
+                self._whole[column.name] = row
+                continue
+            self._set_row(column.name)
+            self._set_latest(column.name)
+            values[row, index] = given
             self._latest[column.name][index] = given
-            self._last_seen[column.name][index] = step
+            self._last_seen[column.name][index] = self._steps[row]
 
     def _for_table(self, name: str) -> BoolArray:
         if name not in self._seen:
@@ -146,6 +192,7 @@ class Window:
     def now(self, stat: str, step: int) -> FloatArray:
         """The row of this step if it is the latest one, else no data."""
         if stat in self._values and self._is_latest(step):
+            self._set_row(stat)
             return _read_only(self._values[stat][self._end - 1])
         return _read_only(np.full(self._num_tensors, np.nan))
 
@@ -168,6 +215,7 @@ class Window:
         if stat not in self._values:
             shape = (end - start, self._num_tensors)
             return _read_only(np.full(shape, np.nan)), _read_only(np.zeros(shape, np.bool_))
+        self._set_row(stat)
         seen = self._seen[SERIES_TABLE[stat].name][start:end]
         present = self._present[stat][start:end]
         if not present.all():
@@ -188,12 +236,14 @@ class Window:
         """The value at each tensor's last look."""
         if stat not in self._latest:
             return _read_only(np.full(self._num_tensors, np.nan))
+        self._set_latest(stat)
         return _read_only(self._latest[stat][:])
 
     def last_seen(self, stat: str) -> IntArray:
         """The step of each tensor's last look, -1 for never."""
         if stat not in self._last_seen:
             return _read_only(np.full(self._num_tensors, -1, np.int64))
+        self._set_latest(stat)
         return _read_only(self._last_seen[stat][:])
 
     def series(self, stat: str, tensor: int) -> tuple[IntArray, FloatArray]:
