@@ -154,6 +154,7 @@ class Agent:
             self._after_round,
             self._given,
             guarded=self._guard.call,
+            attempted=self._guard.attempt,
         )
         self._sender = Sender(self.settings, self._record, self._header, self._answers.take)
         self._started_at = time.time()

@@ -53,12 +53,17 @@ class Clock:
         expected: Iterable[Optimizer] = (),
         *,
         guarded: Guarded,
+        attempted: Guarded,
     ) -> None:
-        """`guarded(part, function, *args)` is the agent's guard: nothing that we do may reach the trainer's step."""
+        """
+        `guarded(part, function, *args)` is the agent's guard: nothing that we do may reach the trainer's step. So is
+        `attempted`, which does not switch the part off: one optimizer that can't be asked must not end the clock.
+        """
         self._owns = owns
         self._before_step = before_step
         self._after_round = after_round
         self._guarded = guarded
+        self._attempted = attempted
         self._pid = os.getpid()
         # Optimizer -> the round it last stepped in. Those given at attach are waited for from the start.
         self._last_round: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
@@ -111,16 +116,20 @@ class Clock:
             )
 
     def _pre(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        if os.getpid() != self._pid or not self._owns(optimizer):
+        if os.getpid() != self._pid or not self._attempted("optimizer", self._owns, optimizer):
             return
         self._unwind(optimizer)  # a step that raised has left it there
         outermost = not self._nest
-        ignored = outermost and (is_capturing() or is_phantom(optimizer))
+        ignored = outermost and (is_capturing() or self._is_no_step(optimizer))
         if outermost and not ignored:
             if optimizer in self._round:
                 self.finish_round()
             self._before_step(plain_optimizers(optimizer))
         self._nest.append((optimizer, ignored))
+
+    def _is_no_step(self, optimizer: Optimizer) -> bool:
+        """A phantom step, or one of which that can't be said."""
+        return self._attempted("optimizer", is_phantom, optimizer) is not False
 
     def _post(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         if os.getpid() != self._pid:

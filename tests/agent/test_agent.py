@@ -163,6 +163,46 @@ def test_a_failing_probe_is_switched_off(
     assert len(column(tmp_path, "values", "norm")) == 4 * 4
 
 
+class Unreadable(torch.optim.SGD):
+    """An optimizer whose groups can't be asked for what the agent wants to know."""
+
+    broken = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "chained_optimizers" and super().__getattribute__("broken") == "inner":
+            raise RuntimeError("not now")
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("broken", ["inner", "rate"])
+def test_an_optimizer_that_can_not_be_asked_is_ignored(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+) -> None:
+    """Its steps are passed over, said once and counted; the others' are seen as before."""
+
+    class Rate(float):
+        def __float__(self) -> float:
+            raise RuntimeError("no rate yet")
+
+    strange = Unreadable(model.parameters(), lr=0.01)
+    with trainvitals.attach(model, monitor=str(tmp_path), budget=None) as agent:
+        steps(model, optimizer, 1)
+        strange.broken = broken
+        if broken == "rate":
+            strange.param_groups[0]["lr"] = Rate(0.01)
+        for _ in range(2):
+            steps(model, strange, 1)
+            steps(model, optimizer, 1)
+        assert agent.coverage()["steps"] == 3
+        assert agent.coverage()["switched_off"] == {}
+        assert agent.coverage()["failures"] == {"optimizer": 2}
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
 def test_what_cannot_be_read_is_not_covered(
     model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path
 ) -> None:

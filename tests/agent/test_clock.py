@@ -37,6 +37,7 @@ def start() -> Iterator[Callable[..., tuple[Clock, Seen]]]:
             lambda optimizers: seen.rounds.append(list(optimizers)),
             expected,
             guarded=lambda _part, function, *args: function(*args),
+            attempted=lambda _part, function, *args: function(*args),
         )
         clock.start()
         clocks.append(clock)
