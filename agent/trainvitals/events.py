@@ -88,6 +88,28 @@ class CheckpointSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModesSeen:
+    """
+    Which modules were in eval mode when their parameters' gradients were used. Sent at the first step, and when
+    another state has lasted for some steps; it began with step `since`.
+
+    `modules`, `evaluating`: modules that own tensors, and those of them in eval mode. `dropouts`: modules that drop
+    something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384).
+    """
+
+    kind: Literal["modes"] = "modes"
+    step: int
+    since: int
+    modules: int
+    evaluating: int
+    dropouts: int = 0
+    dropouts_evaluating: int = 0
+    batch_norms: int = 0
+    batch_norms_evaluating: int = 0
+    tensors: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeFailed:
     """A probe raised and was switched off; training went on."""
 
@@ -97,4 +119,4 @@ class ProbeFailed:
     error: str
 
 
-Event = SlotChanged | OptimizersSeen | CheckpointSeen | ProbeFailed
+Event = SlotChanged | OptimizersSeen | CheckpointSeen | ModesSeen | ProbeFailed

@@ -52,6 +52,11 @@ class SlotTable:
     def __len__(self) -> int:
         return len(self.slots)
 
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """The attached models."""
+        return self._models
+
     def fqn(self, index: int) -> str:
         """The canonical name, unique over all models."""
         return self.slots[index].place.fqn

@@ -23,6 +23,7 @@ from trainvitals.frame import (
     CheckpointSeen,
     Event,
     Header,
+    ModesSeen,
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
@@ -176,6 +177,11 @@ def _event_faults(event: Event) -> Iterator[str]:
             yield "event 'optimizers': group_optimizer must be indices of optimizers"
         if any(not 0 <= i < MAX_TENSORS for group in event.group_tensors for i in group):
             yield "event 'optimizers': group_tensors must be tensor indices"
+    if isinstance(event, ModesSeen):
+        if any(not 0 <= index < MAX_TENSORS for index in event.tensors):
+            yield "event 'modes': tensors must be tensor indices"
+        if not 0 <= event.since <= event.step:
+            yield "event 'modes': since must be a step up to its own"
 
 
 def _is_shape(sizes: list[int]) -> bool:

@@ -38,6 +38,7 @@ from trainvitals.frame import (
     ForeignParameter,
     Frame,
     Header,
+    ModesSeen,
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
@@ -232,6 +233,26 @@ class Stream:
                 group_tensors=[[self.index(fqn, rank) for fqn in group] for group in groups],
                 foreign=list(foreign),
                 masters=masters,
+            )
+            self._waiting.append((rank, event))
+
+    def modes(
+        self,
+        evaluating: Sequence[str] = (),
+        *,
+        dropouts: tuple[int, int] = (0, 0),
+        since: int | None = None,
+    ) -> None:
+        """A ModesSeen with the next step: tensors of modules in eval mode; dropouts in all and in eval mode."""
+        for rank in self._ranks:
+            event = ModesSeen(
+                step=self.coming,
+                since=self.coming if since is None else since,
+                modules=len(self.infos[rank]),
+                evaluating=len(evaluating),
+                dropouts=dropouts[0],
+                dropouts_evaluating=dropouts[1],
+                tensors=[self.index(fqn, rank) for fqn in evaluating],
             )
             self._waiting.append((rank, event))
 

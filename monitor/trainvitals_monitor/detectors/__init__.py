@@ -7,11 +7,14 @@ when findings begin at the same step: what explains others comes first.
 
 from __future__ import annotations
 
+from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
+from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
+from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
@@ -41,6 +44,9 @@ DETECTORS: tuple[type[Detector], ...] = (
     FrozenParameterMoved,
     UpdatesLost,
     ParameterStuck,
+    EvalModeInTraining,
+    BatchNormFrozen,
+    BufferStuck,
     LoraAGrowth,
     LoraBStuck,
     ExpertBiasDrift,

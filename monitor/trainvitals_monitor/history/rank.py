@@ -16,6 +16,7 @@ from trainvitals.frame import (
     CheckpointSeen,
     Event,
     Header,
+    ModesSeen,
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
@@ -160,6 +161,8 @@ class Rank:
         if isinstance(event, OptimizersSeen):
             groups = [[self.translate_one(i) for i in group] for group in event.group_tensors]
             return replace(event, group_tensors=groups)
+        if isinstance(event, ModesSeen):
+            return replace(event, tensors=[self.translate_one(i) for i in event.tensors])
         return event
 
 

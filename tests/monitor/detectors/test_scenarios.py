@@ -13,6 +13,7 @@ from tests.monitor.detectors import (
     checkpoint_scenarios,
     coverage_scenarios,
     identity_scenarios,
+    mode_scenarios,
     movement_scenarios,
     number_scenarios,
 )
@@ -22,6 +23,7 @@ from trainvitals_monitor.detectors import DETECTORS, Detector
 
 FILES = (
     identity_scenarios,
+    mode_scenarios,
     movement_scenarios,
     coverage_scenarios,
     adapter_scenarios,

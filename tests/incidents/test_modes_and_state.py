@@ -1,0 +1,41 @@
+"""
+Real faults of modes, running statistics, ties, gradients and optimizer state: each is found, its twin is silent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.incidents.drive import drive, findings_of, load_case
+from trainvitals_monitor.findings import Severity
+
+# case, detector, a part of the wrong tensor's name, steps from onset within which it must be found
+FAULTS = [
+    ("case_28_ema_teacher_bn_stale", "buffer-stuck", "teacher.bn1", 2),
+    ("case_31_eval_mode_forever", "eval-mode-in-training", "conv1", 2),
+]
+
+
+@pytest.mark.parametrize(("name", "detector", "subject", "within"), FAULTS)
+def test_the_fault_is_found(
+    name: str, detector: str, subject: str, within: int, tmp_path: Path
+) -> None:
+    """The detector names the tensor, the first wrong step is near the onset and not before it."""
+    case = load_case(name)
+    drive(case, healthy=False, folder=tmp_path, budget=None)
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    assert {one.detector for one in loud} == {detector}
+    late = loud[0].first_step - case.META["bug_step"]
+    assert 0 <= late <= within
+    assert any(subject in fqn for fqn in loud[0].subjects)
+
+
+@pytest.mark.parametrize("budget", [None, 0.005])
+@pytest.mark.parametrize("name", [fault[0] for fault in FAULTS])
+def test_the_healthy_twin_is_silent(name: str, budget: float | None, tmp_path: Path) -> None:
+    """The same trainer without the fault gives nothing above info."""
+    drive(load_case(name), healthy=True, folder=tmp_path, budget=budget)
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    assert not loud, [(one.detector, one.subjects[:2], one.message) for one in loud]
