@@ -14,8 +14,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -27,15 +26,24 @@ from trainvitals_monitor.replay import replay
 CORPUS = Path(__file__).parent / "corpus"
 
 
-def load_case(name: str, corpus: Path = CORPUS) -> ModuleType:
+class Case(Protocol):
+    """A module of the corpus, or a run made elsewhere: what it is called, how long it is, and how to begin it."""
+
+    META: dict[str, Any]
+
+    def build(self, healthy: bool, rank: int, world_size: int) -> Any:
+        """The trainer: `model`, `optimizer`, `step`, `generation` and `extra`."""
+
+
+def load_case(name: str, corpus: Path = CORPUS) -> Case:
     """A module of the corpus; its cases import their shared parts as `common`."""
     if str(corpus) not in sys.path:
         sys.path.insert(0, str(corpus))
-    return importlib.import_module(name)
+    return cast(Case, importlib.import_module(name))
 
 
 def drive(
-    case: ModuleType,
+    case: Case,
     healthy: bool,
     folder: Path,
     rank: int = 0,
