@@ -66,7 +66,8 @@ class CheckpointSeen:
     (-1: none), `dtypes` and `shapes` as handed over. `live_keys`: per entry, the name that the attached model's
     `state_dict()` would give that tensor now ("": none of ours). `failed`: the call raised. For a load, `missing` and `unexpected` are what it reported, and
     `foreign` says that it went into a model that is not attached. `is_model`: the keys are a model's state (and not an
-    optimizer's, a scheduler's, or one tensor).
+    optimizer's, a scheduler's, or one tensor). `has_optimizer`: a save that holds moments of an optimizer, be it beside
+    the model's state or alone (then `keys` is empty).
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -85,6 +86,7 @@ class CheckpointSeen:
     failed: bool = False
     foreign: bool = False
     is_model: bool = True
+    has_optimizer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ class ModesSeen:
     another state has lasted for some steps; it began with step `since`.
 
     `modules`, `evaluating`: modules that own tensors, and those of them in eval mode. `dropouts`: modules that drop
-    something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384).
+    something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384); `untracked`: those of batch
+    norms that have been told not to track running statistics.
     """
 
     kind: Literal["modes"] = "modes"
@@ -107,6 +110,7 @@ class ModesSeen:
     batch_norms: int = 0
     batch_norms_evaluating: int = 0
     tensors: list[int] = field(default_factory=list)
+    untracked: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

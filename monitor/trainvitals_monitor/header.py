@@ -178,7 +178,7 @@ def _event_faults(event: Event) -> Iterator[str]:
         if any(not 0 <= i < MAX_TENSORS for group in event.group_tensors for i in group):
             yield "event 'optimizers': group_tensors must be tensor indices"
     if isinstance(event, ModesSeen):
-        if any(not 0 <= index < MAX_TENSORS for index in event.tensors):
+        if any(not 0 <= index < MAX_TENSORS for index in [*event.tensors, *event.untracked]):
             yield "event 'modes': tensors must be tensor indices"
         if not 0 <= event.since <= event.step:
             yield "event 'modes': since must be a step up to its own"

@@ -109,3 +109,16 @@ def test_a_replaced_module_is_found() -> None:
     model[1] = nn.BatchNorm1d(4).eval()
     _train(rig, model, optimizer, steps=8)
     assert _seen(rig)[-1].batch_norms_evaluating == 1
+
+
+def test_statistics_switched_off_are_told() -> None:
+    """A batch norm that keeps buffers and was told not to track them is in train mode all the same."""
+    model = _net()
+    rig = Rig(model)
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.track_running_stats = False
+    _train(rig, model, torch.optim.SGD(model.parameters(), lr=0.1), steps=2)
+    (seen,) = _seen(rig)
+    assert {rig.slots.fqn(index) for index in seen.untracked} >= {"1.running_mean", "1.weight"}
+    assert seen.tensors == []

@@ -15,7 +15,7 @@ engine judge them; nothing is mocked::
 
 What can be given per tensor, everywhere: a mapping from FQN ("*": all not named) to a number or to columns. A tensor
 that is not named was not looked at. Numbers are short for: values -> norm; updates -> update_norm, all elements
-changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step;
+changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms;
 digests -> the digest. Columns override these: `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
 """
 
@@ -148,6 +148,7 @@ class Stream:
         gradients: PerTensor | None = None,
         extremes: PerTensor | None = None,
         counters: PerTensor | None = None,
+        moments: PerTensor | None = None,
         digests: PerTensor | None = None,
         loss: float | None = None,
         scalars: Mapping[str, float] | None = None,
@@ -168,6 +169,7 @@ class Stream:
             "gradients": gradients,
             "extremes": extremes,
             "counters": counters,
+            "moments": moments,
             "digests": digests,
         }
         logged = {**({} if loss is None else {"loss": loss}), **(scalars or {})}
@@ -242,6 +244,7 @@ class Stream:
         *,
         dropouts: tuple[int, int] = (0, 0),
         since: int | None = None,
+        untracked: Sequence[str] = (),
     ) -> None:
         """A ModesSeen with the next step: tensors of modules in eval mode; dropouts in all and in eval mode."""
         for rank in self._ranks:
@@ -253,6 +256,7 @@ class Stream:
                 dropouts=dropouts[0],
                 dropouts_evaluating=dropouts[1],
                 tensors=[self.index(fqn, rank) for fqn in evaluating],
+                untracked=[self.index(fqn, rank) for fqn in untracked],
             )
             self._waiting.append((rank, event))
 
@@ -478,6 +482,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "gradients": {"grad_norm": number or 0.0, "grad_missing": int(number is None)},
         "extremes": {"low": number, "high": number},
         "counters": {"optimizer_step": number},
+        "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32},
         "digests": {},
     }[table]
     if table == "extremes" and not columns:

@@ -82,6 +82,7 @@ class _Modules:
         self.owners: list[Mapping[str, Any]] = []
         self._owner_of: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._evaluating: BoolArray = np.empty(0, np.bool_)
+        self._untracked: BoolArray = np.empty(0, np.bool_)
         self._norms: list[int] = []
         self._dropouts: list[nn.Module] = []
         self._num_dropouts_off = 0
@@ -108,6 +109,7 @@ class _Modules:
         self.owners = owners
         self._owner_of = np.array([number[id(mine)] for mine in held_by], np.int64)
         self._evaluating = np.zeros(len(owners), np.bool_)  # until an optimizer steps them
+        self._untracked = np.zeros(len(owners), np.bool_)
         modules = [module for model in slots.models for module in model.modules()]
         self._dropouts = [module for module in modules if _drops_out(module)]
         self._norms = [
@@ -125,11 +127,14 @@ class _Modules:
         others[self._owner_of[held]] = False
         counts |= others
         self._evaluating[counts] = _flags(self.owners)[counts]
+        for norm in self._norms:
+            self._untracked[norm] = not self.owners[norm].get("track_running_stats", True)
         self._num_dropouts_off = sum(not module.training for module in self._dropouts)
 
     def state(self) -> tuple[bytes, int]:
         """What is compared with the last report."""
-        return np.packbits(self._evaluating).tobytes(), self._num_dropouts_off
+        flags = np.packbits(self._evaluating).tobytes() + np.packbits(self._untracked).tobytes()
+        return flags, self._num_dropouts_off
 
     def event(self, step: int, since: int) -> ModesSeen:
         """The state in words of the wire."""
@@ -144,6 +149,7 @@ class _Modules:
             batch_norms=len(self._norms),
             batch_norms_evaluating=int(self._evaluating[self._norms].sum()),
             tensors=evaluating[:MAX_TENSORS].tolist(),
+            untracked=np.flatnonzero(self._untracked[self._owner_of])[:MAX_TENSORS].tolist(),
         )
 
 

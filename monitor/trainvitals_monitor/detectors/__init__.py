@@ -25,6 +25,8 @@ from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
 from trainvitals_monitor.detectors.non_finite import NonFinite
 from trainvitals_monitor.detectors.norm_explosion import NormExplosion
 from trainvitals_monitor.detectors.optimizer_holds_dead_parameter import OptimizerHoldsDeadParameter
+from trainvitals_monitor.detectors.optimizer_state_low_precision import OptimizerStateLowPrecision
+from trainvitals_monitor.detectors.optimizer_state_reset import OptimizerStateReset
 from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
@@ -36,12 +38,14 @@ DETECTORS: tuple[type[Detector], ...] = (
     DtypeChanged,
     ContractBroken,
     ResumeNotApplied,
+    OptimizerStateReset,
     CheckpointStale,
     CheckpointKeysChanged,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     GradientMissing,
     FrozenParameterMoved,
+    OptimizerStateLowPrecision,
     UpdatesLost,
     ParameterStuck,
     EvalModeInTraining,

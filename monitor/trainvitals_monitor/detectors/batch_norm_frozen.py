@@ -28,13 +28,14 @@ class BatchNormFrozen(Detector):
 
     Known causes:
         The forward pass runs through a copy (`functional_call` with copied buffers, a replica, a module that was
-        rebuilt after the parameters were shared); code that restores the buffers after each step.
+        rebuilt after the parameters were shared); code that restores the buffers after each step; statistics switched
+        off for one of several passes and never on again (https://github.com/takerum/vat_tf/issues/6).
 
     Fix:
         Make sure that the module whose statistics are saved is the one that runs the training batches.
 
     Misses:
-        Batch norms in eval mode (a choice, or eval-mode-in-training); those without a weight; a momentum of 0, at which
+        Batch norms in eval mode (a choice, or eval-mode-in-training), or with `track_running_stats` switched off; those without a weight; a momentum of 0, at which
         the count of batches still moves.
     """
 
@@ -74,7 +75,9 @@ class BatchNormFrozen(Detector):
         statistics = np.bincount(number, statistic, count)
         trains = (view.tensors.trainable & view.held & (view.lr > 0))[suspects]
         moving = np.bincount(number, trains & ~statistic & (moves >= enough), count)
-        awake = np.bincount(number, modes.since[suspects] >= 0, count) == 0
+        asleep = modes.since[suspects] >= 0
+        asleep |= np.isin(suspects, modes.last.untracked)
+        awake = np.bincount(number, asleep, count) == 0
         frozen = awake & (moving > 0) & (unmoved == statistics)
         chosen = frozen[number] & statistic
         if not chosen.any():

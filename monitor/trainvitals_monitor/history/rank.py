@@ -162,7 +162,11 @@ class Rank:
             groups = [[self.translate_one(i) for i in group] for group in event.group_tensors]
             return replace(event, group_tensors=groups)
         if isinstance(event, ModesSeen):
-            return replace(event, tensors=[self.translate_one(i) for i in event.tensors])
+            return replace(
+                event,
+                tensors=[self.translate_one(i) for i in event.tensors],
+                untracked=[self.translate_one(i) for i in event.untracked],
+            )
         return event
 
 

@@ -85,6 +85,30 @@ def storage_swapped_at_every_step() -> Stream:
 
 
 @SCENARIOS.silent(SlotReplaced)
+def pruned_again_and_again() -> Stream:
+    """`torch.nn.utils.prune` registers a new mask beside the parameter `weight_orig` at each pruning."""
+    stream = Stream(["0.weight_orig", tensor("0.weight_mask", kind="buffer")])
+    stream.optimizers([["0.weight_orig"]])
+    stream.step(values={"*": 1.0})
+    for _ in range(4):
+        stream.slot("0.weight_mask", "object", "storage")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(SlotReplaced, Severity.CRITICAL, subject="attention_mask")
+def mask_that_belongs_to_no_pruning() -> Stream:
+    """Nothing is pruned: a persistent mask that is re-assigned is as stale in a cached state dict as any buffer."""
+    stream = Stream(["weight", tensor("attention_mask", kind="buffer")])
+    stream.optimizers([["weight"]])
+    stream.step(values={"*": 1.0})
+    for _ in range(4):
+        stream.slot("attention_mask", "object", "storage")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced)
 def model_moved_and_back() -> Stream:
     """`model.to(...)`: parameters change their storage, buffers their object."""
     stream = _moe()

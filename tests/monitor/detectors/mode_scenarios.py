@@ -146,6 +146,14 @@ def momentum_zero() -> Stream:
 
 
 @SCENARIOS.silent(BatchNormFrozen)
+def statistics_switched_off() -> Stream:
+    """`track_running_stats = False`: batch statistics only, by design."""
+    stream = _network()
+    stream.modes(untracked=[*NORM, *STATISTICS])
+    return _train(stream, 20, still=STATISTICS)
+
+
+@SCENARIOS.silent(BatchNormFrozen)
 def batch_norm_that_is_not_used() -> Stream:
     """A branch of the model that no batch takes: its weight stands still as well."""
     stream = _network()

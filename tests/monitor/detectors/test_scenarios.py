@@ -16,6 +16,7 @@ from tests.monitor.detectors import (
     mode_scenarios,
     movement_scenarios,
     number_scenarios,
+    optimizer_scenarios,
 )
 from tests.monitor.detectors.scenario import SEVERE, Scenario
 from tests.monitor.stream import Stream, tensor
@@ -28,6 +29,7 @@ FILES = (
     coverage_scenarios,
     adapter_scenarios,
     number_scenarios,
+    optimizer_scenarios,
     checkpoint_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
