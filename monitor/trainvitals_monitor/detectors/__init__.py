@@ -31,10 +31,12 @@ from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNo
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
 
 DETECTORS: tuple[type[Detector], ...] = (
     SlotReplaced,
+    TiedWeightsBroken,
     DtypeChanged,
     ContractBroken,
     ResumeNotApplied,

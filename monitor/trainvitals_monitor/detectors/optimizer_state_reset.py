@@ -30,7 +30,7 @@ class OptimizerStateReset(Detector):
     Detects:
         An attempt whose weights go on from what the one before saved together with its optimizer, while most of the
         optimizer's own step counters begin at 0 again. Or counters that go on, with second moments that have fallen to
-        a tenth. Or counters that went back more than once within an attempt, without a load (once is info).
+        a tenth. Counters that went back within an attempt, without a load, are info.
 
     Why it matters:
         Adam's first steps after a reset are as long as its learning rate allows, whatever the gradients are: the loss
@@ -47,7 +47,8 @@ class OptimizerStateReset(Detector):
 
     Misses:
         Optimizers without counters (SGD with momentum). Weights without optimizer state in any save that was seen are
-        a fresh start by choice, and info. A reset that is meant (a new phase under the same run name) is reported:
+        a fresh start by choice, and info; so are optimizers made anew while training goes on (adapters that are merged
+        now and then do so by design, an optimizer made in each epoch by mistake). A reset that is meant (a new phase under the same run name) is reported:
         give each phase its own run.
     """
 
@@ -150,14 +151,13 @@ class OptimizerStateReset(Detector):
             one.step > steps[-2] - _FIRST_STEPS for one in view.checkpoints("load")
         ):
             return
-        times = int(most.sum())
         yield _claim(
             view,
             back[-1],
             looked[-2],
             "counts step {counter} of {fqn} after {before} at the last look",
             {},
-            None if times > 1 else Severity.INFO,
+            Severity.INFO,
         )
 
     def _is_most(self, part: BoolArray, known: BoolArray) -> bool:

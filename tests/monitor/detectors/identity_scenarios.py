@@ -1,5 +1,5 @@
 """
-Runs for slot-replaced, dtype-changed and contract-broken.
+Runs for slot-replaced, dtype-changed, contract-broken and tied-weights-broken.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from trainvitals.contract import Contract
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -224,4 +225,80 @@ def contract_kept() -> Stream:
         contract=Contract(dtypes={"w": "bfloat16"}),
     )
     stream.step(values={"*": 1.0}, steps=3)
+    return stream
+
+
+def _tied(*, tied: bool = True, closed: bool = True) -> Stream:
+    """An embedding and an output layer that share one tensor, and a restart."""
+    names = [tensor("embed.weight"), tensor("output.weight", tied_to=0)]
+    stream = Stream(names)
+    stream.optimizers([["embed.weight"]])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, steps=4)
+    if closed:
+        stream.restart(["embed.weight", tensor("output.weight", tied_to=0 if tied else -1)])
+        stream.optimizers([["embed.weight", "output.weight"]])
+    return stream
+
+
+APART = {"embed.weight": 1.0, "output.weight": 1.1}
+
+
+@SCENARIOS.fires(
+    TiedWeightsBroken, Severity.CRITICAL, first_step=5, subject="output.weight", says="embed.weight"
+)
+def tie_lost_on_a_restart() -> Stream:
+    """Each name has its own tensor, and they drift apart."""
+    stream = _tied(tied=False)
+    stream.step(values=APART, steps=3)
+    return stream
+
+
+@SCENARIOS.fires(TiedWeightsBroken, Severity.CRITICAL, first_step=5, says="are two now")
+def tie_lost_within_an_attempt() -> Stream:
+    """One of the slots got another tensor between two steps."""
+    stream = _tied(closed=False)
+    stream.retensor("output.weight", tied_to=-1)
+    stream.slot("output.weight", "object", "storage")
+    stream.step(values=APART, steps=3)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def tie_kept_on_a_restart() -> Stream:
+    """Tied again after the load."""
+    stream = _tied()
+    stream.step(values={"*": 1.1}, steps=3)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def never_tied() -> Stream:
+    """Two tensors from the start."""
+    stream = Stream(["embed.weight", "output.weight"])
+    stream.optimizers([["embed.weight", "output.weight"]])
+    stream.step(values=APART, steps=3)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def output_layer_taken_away() -> Stream:
+    """Nobody looks at the other end any more: it is gone."""
+    stream = _tied(closed=False)
+    stream.retensor("output.weight", tied_to=-1)
+    stream.slot("output.weight", "lost")
+    stream.step(values={"embed.weight": 1.5}, steps=80)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def both_ends_frozen() -> Stream:
+    """What is not trained does not drift apart."""
+    embed = tensor("embed.weight", trainable=False)
+    output = tensor("output.weight", trainable=False, tied_to=0)
+    stream = Stream([embed, output, "head.weight"])
+    stream.optimizers([["head.weight"]])
+    stream.step(values={"*": 1.0}, steps=2)
+    stream.retensor("output.weight", tied_to=-1)
+    stream.slot("output.weight", "object", "storage")
+    stream.step(values={**APART, "head.weight": 1.0}, steps=3)
     return stream

@@ -102,9 +102,9 @@ def _counted(counts: list[int]) -> Stream:
     return stream
 
 
-@SCENARIOS.fires(OptimizerStateReset, Severity.WARNING, says="after 20")
+@SCENARIOS.fires(OptimizerStateReset, Severity.INFO, says="after 20")
 def optimizer_made_anew_in_each_epoch() -> Stream:
-    """The counters go back again and again."""
+    """The counters go back again and again: by mistake, or by design."""
     return _counted([*range(1, 21)] * 3)
 
 
