@@ -185,6 +185,36 @@ MOMENTS = Table(
         ),
     ),
 )
+KEPT = Table(
+    name="kept",
+    help="Gradients of a few parameters that are, at two steps in a row, the same tensors as at the step before.",
+    columns=(
+        Column(
+            name="writes",
+            dtype="int64",
+            merge=Merge.MAX,
+            help="writes in place since the step before, as the tensor's version counts them",
+        ),
+        Column(
+            name="kept_dot",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="product of the gradient with that of the step before, over the cores",
+        ),
+        Column(
+            name="kept_before",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of squares of the gradient of the step before, over the cores",
+        ),
+        Column(
+            name="kept_square",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of squares of the gradient, over the cores",
+        ),
+    ),
+)
 _DIGEST_COLUMNS = (
     Column(
         name="digest",
@@ -271,7 +301,7 @@ STEPS = Table(
     ),
 )
 
-_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS)
+_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT)
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS)
 TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS)
 TABLE_BY_NAME = {table.name: table for table in TABLES}

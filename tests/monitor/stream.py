@@ -15,7 +15,7 @@ engine judge them; nothing is mocked::
 
 What can be given per tensor, everywhere: a mapping from FQN ("*": all not named) to a number or to columns. A tensor
 that is not named was not looked at. Numbers are short for: values -> norm; updates -> update_norm, all elements
-changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms;
+changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms; kept -> writes;
 digests -> the digest. Columns override these: `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
 """
 
@@ -149,6 +149,7 @@ class Stream:
         extremes: PerTensor | None = None,
         counters: PerTensor | None = None,
         moments: PerTensor | None = None,
+        kept: PerTensor | None = None,
         digests: PerTensor | None = None,
         loss: float | None = None,
         scalars: Mapping[str, float] | None = None,
@@ -170,6 +171,7 @@ class Stream:
             "extremes": extremes,
             "counters": counters,
             "moments": moments,
+            "kept": kept,
             "digests": digests,
         }
         logged = {**({} if loss is None else {"loss": loss}), **(scalars or {})}
@@ -483,6 +485,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "extremes": {"low": number, "high": number},
         "counters": {"optimizer_step": number},
         "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32},
+        "kept": {"writes": number, "kept_dot": 1.0, "kept_before": 1.0, "kept_square": 1.0},
         "digests": {},
     }[table]
     if table == "extremes" and not columns:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
+from trainvitals.probes.kept import KeptGradients
 from trainvitals.probes.modes import Modes
 from trainvitals.probes.moments import Moments
 from trainvitals.probes.optimizers import Optimizers
@@ -23,6 +24,7 @@ PROBES: tuple[type[Probe], ...] = (
     Identity,
     Modes,
     Gradients,
+    KeptGradients,
     Values,
     Updates,
     Sweeps,

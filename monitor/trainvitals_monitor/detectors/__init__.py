@@ -18,6 +18,7 @@ from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraini
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
+from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
@@ -46,6 +47,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     GradientMissing,
+    GradientNotCleared,
     FrozenParameterMoved,
     OptimizerStateLowPrecision,
     UpdatesLost,

@@ -12,6 +12,7 @@ from tests.monitor.detectors import (
     adapter_scenarios,
     checkpoint_scenarios,
     coverage_scenarios,
+    gradient_scenarios,
     identity_scenarios,
     mode_scenarios,
     movement_scenarios,
@@ -23,6 +24,7 @@ from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors import DETECTORS, Detector
 
 FILES = (
+    gradient_scenarios,
     identity_scenarios,
     mode_scenarios,
     movement_scenarios,
