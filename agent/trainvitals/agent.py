@@ -129,6 +129,8 @@ class Agent:
         self._progress = Progress.at(base)
         self._models = list(models)
         self._given = list(optimizers)
+        self._own = weakref.WeakSet(self._given)
+        self._foreign: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._contract = contract
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
@@ -264,12 +266,26 @@ class Agent:
         return self._progress.step
 
     def _owns(self, optimizer: Optimizer) -> bool:
-        return any(
-            self._slots.index_of(parameter) is not None
+        """
+        Whether it trains the attached models: it was given, or holds a tensor of theirs now, or did once.
+
+        One whose parameters were all replaced still steps, and that it moves nothing is what has to be told. One that
+        was made after they were replaced holds objects that no slot has been judged with yet: looked for once.
+        """
+        if optimizer in self._own:
+            return True
+        held = [
+            parameter
             for each in plain_optimizers(optimizer)
             for group in each.param_groups
             for parameter in group["params"]
-        )
+        ]
+        owns = any(self._slots.index_of(parameter) is not None for parameter in held)
+        if not owns and optimizer not in self._foreign:
+            ids = {id(parameter) for parameter in held}
+            owns = any(id(p) in ids for model in self._models for p in model.parameters())
+        (self._own if owns else self._foreign).add(optimizer)
+        return owns
 
     def _know_optimizer(self, optimizer: Optimizer) -> None:
         """Given at attach, so what it holds is known before it steps (a GAN's generator may step late)."""

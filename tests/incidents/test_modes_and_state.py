@@ -13,6 +13,7 @@ from trainvitals_monitor.findings import Severity
 
 # case, detector, a part of the wrong tensor's name, steps from onset within which it must be found
 FAULTS = [
+    ("case_24_clip_before_unscale", "gradient-clipped-away", "", 2),
     ("case_37_missing_zero_grad", "gradient-not-cleared", "conv1", 3),
     ("case_17_assign_load_breaks_tie", "tied-weights-broken", "output.weight", 2),
     ("case_26_moments_dropped_on_resume", "optimizer-state-reset", "body", 2),

@@ -17,6 +17,7 @@ from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
+from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
@@ -48,6 +49,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ParameterNotInOptimizer,
     GradientMissing,
     GradientNotCleared,
+    GradientClippedAway,
     FrozenParameterMoved,
     OptimizerStateLowPrecision,
     UpdatesLost,

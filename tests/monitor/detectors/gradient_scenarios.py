@@ -1,5 +1,5 @@
 """
-Runs for gradient-not-cleared.
+Runs for gradient-not-cleared and gradient-clipped-away.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream
+from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.findings import Severity
 
@@ -71,3 +72,47 @@ def new_gradients_at_each_step() -> Stream:
     for step in range(20):
         stream.step(gradients={"*": float(step)})
     return stream
+
+
+def _clipped(norm: float, *, varied: float = 0.2, drift: float = 0.0, seen: str = "*") -> Stream:
+    """Three parameters whose gradients have this norm together, and share it otherwise at each step."""
+    stream = Stream(["a", "b", "c"])
+    stream.optimizers([["a", "b", "c"]])
+    for step in range(20):
+        total = norm * (1 + drift * (step % 5))
+        first = 0.5 + varied * (step % 3 - 1)
+        rest = (1 - first**2) / 2
+        shares = {"a": first, "b": rest**0.5, "c": rest**0.5}
+        gradients = {name: total * share for name, share in shares.items() if seen in ("*", name)}
+        stream.step(gradients=gradients, lr=0.3)
+    return stream
+
+
+@SCENARIOS.fires(GradientClippedAway, Severity.WARNING, subject="a", first_step=1, says="1.526e-05")
+def clipped_before_unscaling() -> Stream:
+    """A bound of 1, divided by the loss scale."""
+    return _clipped(1 / 65536)
+
+
+@SCENARIOS.silent(GradientClippedAway)
+def clipped_at_every_step_by_design() -> Stream:
+    """A bound that somebody chose."""
+    return _clipped(0.1)
+
+
+@SCENARIOS.silent(GradientClippedAway)
+def small_gradients() -> Stream:
+    """Near a minimum; they differ from step to step."""
+    return _clipped(1e-5, drift=0.02)
+
+
+@SCENARIOS.silent(GradientClippedAway)
+def plateau_of_a_full_batch() -> Stream:
+    """Nothing changes any more, neither in all nor in one."""
+    return _clipped(1e-5, varied=1e-5)
+
+
+@SCENARIOS.silent(GradientClippedAway)
+def one_parameter_looked_at() -> Stream:
+    """Its norm says nothing of all together."""
+    return _clipped(1e-5, varied=0.0, seen="a")
