@@ -9,13 +9,23 @@ from pathlib import Path
 import pytest
 
 from tests.incidents.drive import drive
-from tests.incidents.healthy_runs import long_runs, strange_changes, strange_runs, strange_states
+from tests.incidents.healthy_runs import (
+    long_runs,
+    strange_changes,
+    strange_gradients,
+    strange_runs,
+    strange_states,
+)
 from tests.incidents.healthy_runs.run import Healthy
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.replay import replay
 
 BUDGETS = [None, 0.005]
-STRANGE = [*strange_runs.RUNS, *strange_states.RUNS, *strange_changes.RUNS]
+STRANGE = [
+    run
+    for file in (strange_runs, strange_states, strange_changes, strange_gradients)
+    for run in file.RUNS
+]
 
 
 def _must_be_silent(run: Healthy, budget: float | None, folder: Path) -> None:

@@ -246,7 +246,7 @@ def experts_with_balancing_bias() -> Run:
     path = Path(tempfile.mkdtemp(prefix="healthy-")) / "model.pt"
 
     def step(i: int) -> float:
-        loss = update(optimizer, model.loss(*text_batch(i, size=8)), clip=model.parameters())
+        loss = update(optimizer, model.loss(*text_batch(i)), clip=model.parameters())
         schedule.step()
         if i % 400 == 399:
             torch.save(model.state_dict(), path)

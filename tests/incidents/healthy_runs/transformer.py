@@ -23,7 +23,7 @@ def characters() -> tuple[torch.Tensor, int]:
 
 
 def text_batch(
-    step: int, size: int = 12, length: int = 48, seed: int = 0
+    step: int, size: int = 8, length: int = 32, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pieces of the text and the same moved on by one character: [size, length] each."""
     text, _ = characters()
@@ -78,9 +78,9 @@ class Decoder(nn.Module):
 
     def __init__(
         self,
-        width: int = 32,
+        width: int = 24,
         layers: int = 2,
-        context: int = 64,
+        context: int = 32,
         dropout: float = 0.0,
         tied: bool = False,
         feed: type[nn.Module] | None = None,
