@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from trainvitals.cores import cut_many
@@ -55,7 +56,7 @@ class KeptGradients(Probe):
             self._last.clear()
             return
         for optimizer in look.optimizers:
-            self._look_at(look, _some(look.slots.holding(optimizer).tensors.tolist()))
+            self._look_at(look, _some(look.slots.holding(optimizer).tensors))
 
     def close(self) -> None:
         """Free the cores."""
@@ -105,11 +106,12 @@ def _object(parameter: torch.Tensor | None) -> torch.Tensor | None:
     return None if parameter is None else parameter.grad
 
 
-def _some(indices: list[int]) -> list[int]:
+def _some(tensors: npt.NDArray[np.int64]) -> list[int]:
     """A few, spread over all."""
-    if len(indices) <= PARAMETERS:
-        return indices
-    return [indices[place * len(indices) // PARAMETERS] for place in range(PARAMETERS)]
+    if len(tensors) > PARAMETERS:
+        tensors = tensors[np.arange(PARAMETERS) * len(tensors) // PARAMETERS]
+    found: list[int] = tensors.tolist()
+    return found
 
 
 def _part(look: Look, index: int, gradient: torch.Tensor) -> torch.Tensor | None:

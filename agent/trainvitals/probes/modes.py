@@ -19,7 +19,7 @@ from trainvitals.slots import SlotTable
 
 SETTLED_STEPS = 4
 """A mode that lasts for fewer steps is not reported: some trainers switch between any two of them."""
-MODULES_A_STEP = 512
+MODULES_A_STEP = 64
 """Larger models are looked at once in so many steps that this many modules a step are, on average."""
 MAX_TENSORS = 16_384
 

@@ -4,7 +4,7 @@ What optimizers remember: the sizes and the precision of their moments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import torch
 from torch.optim import Optimizer
 
 from trainvitals.cores import CorePlan, cut_many
+from trainvitals.holding import Holding
 from trainvitals.layout import is_dtensor, local_part
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.sweep import can_norm, norms
 
-TENSORS_A_LOOK = 32
+TENSORS_A_LOOK = 16
 """Moments change slowly: few tensors are looked at, and only when the counters are."""
 MAX_AT_FIRST = 1024
 _FIRST = ("exp_avg", "momentum_buffer")
@@ -38,26 +39,29 @@ class Moments(Probe):
         """Rows for the parameters whose turn it is."""
         if not look.choice.counters:
             return
-        held = [
-            (index, state)
-            for optimizer in look.optimizers
-            for index, state in _states(look, optimizer)
-        ]
-        count = MAX_AT_FIRST if look.first else TENSORS_A_LOOK
-        start = self._turn % len(held) if held else 0
-        chosen = [*held[start:], *held[:start]][:count]
-        self._turn = start + len(chosen)
+        holdings = [(each, look.slots.holding(each)) for each in look.optimizers]
+        total = sum(len(holding.held) for _, holding in holdings)
+        count = min(total, MAX_AT_FIRST if look.first else TENSORS_A_LOOK)
+        turns = {(self._turn + k) % total for k in range(count)}
+        self._turn += count
+        chosen: list[tuple[int, Mapping[str, Any]]] = []
+        begin = 0
+        for optimizer, holding in holdings:
+            end = begin + len(holding.held)
+            places = sorted(turn - begin for turn in turns if begin <= turn < end)
+            chosen += _states(optimizer, holding, places)
+            begin = end
         _report(look, chosen)
 
 
-def _states(look: Look, optimizer: Optimizer) -> list[tuple[int, Mapping[str, Any]]]:
-    holding = look.slots.holding(optimizer)
-    found: list[tuple[int, Mapping[str, Any]]] = []
-    for index, (group, position) in zip(holding.tensors.tolist(), holding.held, strict=True):
+def _states(
+    optimizer: Optimizer, holding: Holding, places: Sequence[int]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for place in places:
+        group, position = holding.held[place]
         state = optimizer.state.get(optimizer.param_groups[group]["params"][position])
         if isinstance(state, dict) and state:
-            found.append((index, state))
-    return found
+            yield int(holding.tensors[place]), state
 
 
 def _report(look: Look, chosen: list[tuple[int, Mapping[str, Any]]]) -> None:

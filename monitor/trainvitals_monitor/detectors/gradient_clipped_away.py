@@ -13,9 +13,9 @@ from trainvitals_monitor.detectors.detector import (
     Claim,
     Detector,
     FloatArray,
-    IntArray,
     Threshold,
 )
+from trainvitals_monitor.detectors.gradient_norms import gradient_norms
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -78,18 +78,14 @@ class GradientClippedAway(Detector):
     )
 
     def look(self, view: View) -> Iterable[Claim]:
-        tensors = view.cached(self.name, lambda: _held(view))
-        if len(tensors) < 2 or not view.seen("grad_norm")[tensors].all():
+        looked = gradient_norms(view, int(self.value("looks")), _WINDOW)
+        if looked is None or len(looked.tensors) < 2:
             return
-        values, seen = view.window("grad_norm", _WINDOW)
-        rows = np.flatnonzero(seen[:, tensors].all(axis=1))[-int(self.value("looks")) :]
-        norms = values[rows][:, tensors]
-        if len(rows) < self.value("looks") or not np.isfinite(norms).all():
-            return
-        total = np.sqrt((norms**2).sum(axis=1))
+        tensors, steps, norms, total = looked
         if not 0 < total.max() < self.value("norm") or _spread(total) > self.value("constant"):
             return
-        if float(np.median(_spread(norms[:, norms.min(axis=0) > 0]))) < self.value("varied"):
+        varied = float(np.median(_spread(norms[:, norms.min(axis=0) > 0])))
+        if varied < self.value("varied"):
             return
         count = len(tensors)
         yield Claim(
@@ -99,17 +95,11 @@ class GradientClippedAway(Detector):
             advice="Call scaler.unscale_(optimizer) before clipping.",
             evidence={
                 "norm": np.full(count, total[-1]),
-                "looks": np.full(count, len(rows)),
-                "varied": np.full(count, float(np.median(_spread(norms)))),
+                "looks": np.full(count, len(steps)),
+                "varied": np.full(count, varied),
             },
-            first_step=np.full(count, int(view.window_steps(_WINDOW)[rows[0]])),
+            first_step=np.full(count, int(steps[0])),
         )
-
-
-def _held(view: View) -> IntArray:
-    """Parameters that an optimizer holds, each once."""
-    mask = view.held & view.tensors.is_param & view.tensors.trainable & (view.tied_to < 0)
-    return np.flatnonzero(mask)
 
 
 def _spread(values: FloatArray) -> FloatArray:

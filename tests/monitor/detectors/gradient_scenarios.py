@@ -46,6 +46,18 @@ def sums_of_unrelated_gradients() -> Stream:
     return _kept(lambda step: float(step) ** 0.5, cosine=0.9)
 
 
+@SCENARIOS.fires(GradientNotCleared, Severity.WARNING, says="and clipped")
+def sums_that_are_clipped() -> Stream:
+    """The norm stays at its bound; two writes are the backward pass and the clipping."""
+    return _kept(lambda _: 1.0, writes=2)
+
+
+@SCENARIOS.silent(GradientNotCleared)
+def cleared_in_place_and_clipped() -> Stream:
+    """A third write."""
+    return _kept(lambda _: 1.0, cosine=1.0, writes=3)
+
+
 @SCENARIOS.silent(GradientNotCleared)
 def cleared_in_place() -> Stream:
     """`set_to_none=False`: two writes a step; on a full batch gradients are parallel."""
