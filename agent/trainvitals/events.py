@@ -16,7 +16,8 @@ class SlotChanged:
     A slot no longer holds what it held at the last look. `changes` names what differs:
     object, storage, dtype, device, shape, trainable, version (the version counter stood still or went back while
     the value changed), lost (nothing is there any more), added (a new slot).
-    `before` and `after` describe dtype, shape and device for people.
+    `before` and `after` describe dtype, shape and device for people. `untied`: tensors that shared the object that
+    was there, and do not share the one that is there now.
     """
 
     kind: Literal["slot"] = "slot"
@@ -25,6 +26,7 @@ class SlotChanged:
     changes: list[str]
     before: str = ""
     after: str = ""
+    untied: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

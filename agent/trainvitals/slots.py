@@ -206,6 +206,7 @@ class SlotTable:
 
     def _changed(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> SlotChanged:
         before, was_there = slot.state, slot.reference()
+        shared = [index for index in self._by_id.get(slot.identity, ()) if index != slot.index]
         self._adopt(slot, tensor)
         if before is None or slot.state is None:
             changes = ["added" if before is None else "lost"]
@@ -218,6 +219,7 @@ class SlotTable:
             changes=changes,
             before=words(before),
             after=words(slot.state),
+            untied=[index for index in shared if self.slots[index].now() is not tensor],
         )
 
     def _adopt(self, slot: Slot, tensor: torch.Tensor | None) -> None:

@@ -160,8 +160,10 @@ def _tensor_faults(info: TensorInfo) -> Iterator[str]:
 def _event_faults(event: Event) -> Iterator[str]:
     if not 0 <= event.step <= MAX_STEP:
         yield f"event {event.kind!r}: step={event.step} must be 0 to 2**53"
-    if isinstance(event, SlotChanged) and not 0 <= event.tensor < MAX_TENSORS:
-        yield f"event 'slot': tensor {event.tensor} is no index"
+    if isinstance(event, SlotChanged):
+        for index in (event.tensor, *event.untied):
+            if not 0 <= index < MAX_TENSORS:
+                yield f"event 'slot': tensor {index} is no index"
     if isinstance(event, CheckpointSeen):
         count = len(event.keys)
         if not len(event.tensors) == len(event.dtypes) == len(event.shapes) == count:

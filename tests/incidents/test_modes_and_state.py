@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.incidents.drive import drive, findings_of, load_case
+from tests.incidents.state_faults import FAULTS as STATE_FAULTS
+from tests.incidents.state_faults import StateFault
 from trainvitals_monitor.findings import Severity
 
 # case, detector, a part of the wrong tensor's name, steps from onset within which it must be found
@@ -41,5 +43,25 @@ def test_the_fault_is_found(
 def test_the_healthy_twin_is_silent(name: str, budget: float | None, tmp_path: Path) -> None:
     """The same trainer without the fault gives nothing above info."""
     drive(load_case(name), healthy=True, folder=tmp_path, budget=budget)
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    assert not loud, [(one.detector, one.subjects[:2], one.message) for one in loud]
+
+
+@pytest.mark.parametrize("fault", [*STATE_FAULTS], ids=str)
+def test_a_small_trainer_with_a_fault_is_found(fault: StateFault, tmp_path: Path) -> None:
+    """Its detector warns of the onset; nothing else does, but for that of slots, which sees the same replacement."""
+    drive(fault, healthy=False, folder=tmp_path, budget=None)
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    assert {one.detector for one in loud} - {"slot-replaced"} == {fault.detector}
+    own = next(one for one in loud if one.detector == fault.detector)
+    assert 0 <= own.first_step - fault.onset <= 3
+    assert any(fault.subject in fqn for fqn in own.subjects)
+
+
+@pytest.mark.parametrize("budget", [None, 0.005])
+@pytest.mark.parametrize("fault", [*STATE_FAULTS], ids=str)
+def test_its_twin_is_silent(fault: StateFault, budget: float | None, tmp_path: Path) -> None:
+    """The same trainer without the fault gives nothing above info."""
+    drive(fault, healthy=True, folder=tmp_path, budget=budget)
     loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
     assert not loud, [(one.detector, one.subjects[:2], one.message) for one in loud]

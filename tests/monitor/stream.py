@@ -205,7 +205,13 @@ class Stream:
             self._tell(rank, "digests", digests)
 
     def slot(
-        self, fqn: str, *changes: str, before: str = "", after: str = "", rank: int | None = None
+        self,
+        fqn: str,
+        *changes: str,
+        before: str = "",
+        after: str = "",
+        rank: int | None = None,
+        untied: Sequence[str] = (),
     ) -> None:
         """A SlotChanged that the next step's check finds, on every rank or on one."""
         ranks = self._ranks if rank is None else [rank]
@@ -216,6 +222,7 @@ class Stream:
                 changes=list(changes),
                 before=before,
                 after=after,
+                untied=[self.index(other, one) for other in untied],
             )
             self._waiting.append((one, event))
 

@@ -112,9 +112,9 @@ class EvalModeInTraining(Detector):
 
 
 def _moves(view: View, modes: Modes, mask: BoolArray) -> bool:
-    """Whether any of them was seen to move since its module is in eval mode."""
-    moved = (view.last_seen("update_norm") >= modes.since) & (view.latest("update_norm") > 0)
-    return bool((mask & moved).any())
+    """Not, if those looked at since their modules are in eval mode all stood still; steps are made in any case."""
+    looked = mask & (view.last_seen("update_norm") > modes.since)
+    return not looked.any() or bool((view.latest("update_norm")[looked] > 0).any())
 
 
 def _norms_off(view: View, modes: Modes, mask: BoolArray) -> bool:

@@ -48,7 +48,7 @@ class TiedWeightsBroken(Detector):
     resolve_after = None
 
     def look(self, view: View) -> Iterable[Claim]:
-        ties = view.cached("tied-weights-broken", lambda: _broken_ties(view))
+        ties = _broken_ties(view)
         if not len(ties):
             return
         one, other, came = ties.T
@@ -80,23 +80,25 @@ class TiedWeightsBroken(Detector):
 
 
 def _broken_ties(view: View) -> IntArray:
-    """(one, other, 1: tied in the attempt before, 0: at this one's start) [k, 3], of ties that are none now."""
-    table, tied = view.tensors, view.tied_to
-    pairs: dict[tuple[int, int], int] = {}
-    before = view.previous.tied if view.previous is not None else {}
-    for name, first in before.items():
-        one, other = table.index_of(name), table.index_of(first)
-        if one is not None and other is not None:
-            pairs[one, other] = 1
-    at_start = view.tied_at_start
-    for index in np.flatnonzero(at_start >= 0).tolist():
-        pairs[index, int(at_start[index])] = 0
+    """(one, other, 1: tied in the attempt before, 0: in this one) [k, 3], of ties that are none now."""
+    tied, is_param = view.tied_to, view.tensors.is_param
+    pairs = dict.fromkeys(view.cached("ties before", lambda: _ties_before(view)), 1)
+    for at in view.past_events(SlotChanged):
+        one = at.event.tensor
+        pairs |= {(one, other): 0 for other in at.event.untied if one >= 0 and other >= 0}
     broken = [
         (one, other, came)
         for (one, other), came in pairs.items()
-        if _root(tied, one) != _root(tied, other) and table.is_param[one] and table.is_param[other]
+        if _root(tied, one) != _root(tied, other) and is_param[one] and is_param[other]
     ]
     return np.array(broken, np.int64).reshape(-1, 3)
+
+
+def _ties_before(view: View) -> list[tuple[int, int]]:
+    """Those of the attempt before, as far as their tensors are still there."""
+    find, before = view.tensors.index_of, view.previous.tied if view.previous else {}
+    pairs = [(find(name), find(first)) for name, first in before.items()]
+    return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 
 def _root(tied: IntArray, index: int) -> int:

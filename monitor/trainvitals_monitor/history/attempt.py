@@ -76,7 +76,6 @@ class AttemptHistory:
         self._contract_raw: dict[str, Any] = {}
         self._parts: Parts | None = None
         self._cache: dict[Hashable, Any] = {}
-        self._tied_at_start: npt.NDArray[np.int64] | None = None
         self.cut_through = self.base_step
         """Steps below this one have been cut off for the store (see pieces.py)."""
         self.ended = False
@@ -269,8 +268,6 @@ class AttemptHistory:
                 self._cache.clear()
             news.append(EventAt(item.rank, event))
         self.events.extend(news)
-        if self._tied_at_start is None:
-            self._tied_at_start = self.tied_to.copy()
         return View(self, news, self.checkpoints.present(self.parts), late)
 
     @property
@@ -308,12 +305,6 @@ class AttemptHistory:
     def tied_to(self) -> npt.NDArray[np.int64]:
         """Per tensor, the one that it is tied to; -1 for none."""
         return self.cached(("history", "tied"), self._tied_to)
-
-    @property
-    def tied_at_start(self) -> npt.NDArray[np.int64]:
-        """`tied_to` as it was at the first look."""
-        start = np.empty(0, np.int64) if self._tied_at_start is None else self._tied_at_start
-        return np.pad(start, (0, len(self.tensors) - len(start)), constant_values=-1)
 
     def _tied_to(self) -> npt.NDArray[np.int64]:
         tied = np.full(len(self.tensors), -1, np.int64)

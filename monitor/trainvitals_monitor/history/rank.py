@@ -157,7 +157,8 @@ class Rank:
     def translated(self, event: Event) -> Event:
         """The event with the attempt's tensor indices; -1 for a tensor that the rank never named."""
         if isinstance(event, SlotChanged):
-            return replace(event, tensor=self.translate_one(event.tensor))
+            untied = [self.translate_one(i) for i in event.untied]
+            return replace(event, tensor=self.translate_one(event.tensor), untied=untied)
         if isinstance(event, OptimizersSeen):
             groups = [[self.translate_one(i) for i in group] for group in event.group_tensors]
             return replace(event, group_tensors=groups)

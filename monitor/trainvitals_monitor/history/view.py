@@ -172,11 +172,6 @@ class View:
         """The first tensor whose very object each one shares, -1 for none; as the lowest rank says."""
         return self._attempt.tied_to
 
-    @property
-    def tied_at_start(self) -> IntArray:
-        """The same at the attempt's first look."""
-        return self._attempt.tied_at_start
-
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, once per attempt; made anew when the tensor table, the contract or the optimizers have changed."""
         return self._attempt.cached(key, make)

@@ -258,7 +258,7 @@ def tie_lost_within_an_attempt() -> Stream:
     """One of the slots got another tensor between two steps."""
     stream = _tied(closed=False)
     stream.retensor("output.weight", tied_to=-1)
-    stream.slot("output.weight", "object", "storage")
+    stream.slot("output.weight", "object", "storage", untied=["embed.weight"])
     stream.step(values=APART, steps=3)
     return stream
 
@@ -285,7 +285,7 @@ def output_layer_taken_away() -> Stream:
     """Nobody looks at the other end any more: it is gone."""
     stream = _tied(closed=False)
     stream.retensor("output.weight", tied_to=-1)
-    stream.slot("output.weight", "lost")
+    stream.slot("output.weight", "lost", untied=["embed.weight"])
     stream.step(values={"embed.weight": 1.5}, steps=80)
     return stream
 
@@ -299,6 +299,6 @@ def both_ends_frozen() -> Stream:
     stream.optimizers([["head.weight"]])
     stream.step(values={"*": 1.0}, steps=2)
     stream.retensor("output.weight", tied_to=-1)
-    stream.slot("output.weight", "object", "storage")
+    stream.slot("output.weight", "object", "storage", untied=["embed.weight"])
     stream.step(values={**APART, "head.weight": 1.0}, steps=3)
     return stream
