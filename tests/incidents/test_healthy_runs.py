@@ -4,6 +4,7 @@ Trainings in which nothing is wrong, long ones and strange ones: nothing above i
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ STRANGE = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs' checkpoints go where pytest cleans up."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 def _must_be_silent(run: Healthy, budget: float | None, folder: Path) -> None:
     drive(run, healthy=True, folder=folder, budget=budget)
     (engine,) = replay(folder)
@@ -42,11 +49,11 @@ def _must_be_silent(run: Healthy, budget: float | None, folder: Path) -> None:
 @pytest.mark.parametrize("run", [*long_runs.RUNS], ids=str)
 def test_a_long_run_is_silent(run: Healthy, budget: float | None, tmp_path: Path) -> None:
     """Of 2,000 steps of ordinary training not one gives cause for a warning."""
-    _must_be_silent(run, budget, tmp_path)
+    _must_be_silent(run, budget, tmp_path / "frames")
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 @pytest.mark.parametrize("run", STRANGE, ids=str)
 def test_a_strange_run_is_silent(run: Healthy, budget: float | None, tmp_path: Path) -> None:
     """What is done on purpose, however odd, is no fault."""
-    _must_be_silent(run, budget, tmp_path)
+    _must_be_silent(run, budget, tmp_path / "frames")
