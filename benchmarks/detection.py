@@ -419,7 +419,8 @@ def main() -> int:
         part = f"{table(results)}\n\n{verdict(now, budget)}"
         parts.append(part)
         output[budget] = {"totals": now, "results": [asdict(result) for result in results]}
-        print(f"\n{verdict(now, budget)}" if arguments.json else part + "\n", file=_out(arguments))
+        shown = f"\n{verdict(now, budget)}" if arguments.json else part + "\n"
+        print(shown, file=_out(arguments), flush=True)
         if is_whole and arguments.accept:
             accepted[budget] = now
         elif is_whole:
