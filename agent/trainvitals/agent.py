@@ -138,7 +138,7 @@ class Agent:
         self._slots = SlotTable(
             models, world_size=self.world.world_size, replicated=is_replicated(models)
         )
-        self._ownership = Ownership(self._slots)
+        self._ownership = Ownership(self._slots, self._given)
         self._log = Log()
         self._checkpoints = Checkpoints(
             self._slots, self._record, self._steps_done, self._guard.call

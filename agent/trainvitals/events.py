@@ -16,7 +16,8 @@ class SlotChanged:
     A slot no longer holds what it held at the last look. `changes` names what differs:
     object, storage, dtype, device, shape, trainable, version (the version counter stood still or went back while
     the value changed), lost (nothing is there any more), added (a new slot).
-    `before` and `after` describe dtype, shape and device for people.
+    `before` and `after` describe dtype, shape and device for people. `untied`: tensors that shared the object that
+    was there, and do not share the one that is there now.
     """
 
     kind: Literal["slot"] = "slot"
@@ -25,6 +26,7 @@ class SlotChanged:
     changes: list[str]
     before: str = ""
     after: str = ""
+    untied: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ class CheckpointSeen:
     (-1: none), `dtypes` and `shapes` as handed over. `live_keys`: per entry, the name that the attached model's
     `state_dict()` would give that tensor now ("": none of ours). `failed`: the call raised. For a load, `missing` and `unexpected` are what it reported, and
     `foreign` says that it went into a model that is not attached. `is_model`: the keys are a model's state (and not an
-    optimizer's, a scheduler's, or one tensor).
+    optimizer's, a scheduler's, or one tensor). `has_optimizer`: a save that holds moments of an optimizer, be it beside
+    the model's state or alone (then `keys` is empty).
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -85,6 +88,31 @@ class CheckpointSeen:
     failed: bool = False
     foreign: bool = False
     is_model: bool = True
+    has_optimizer: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModesSeen:
+    """
+    Which modules were in eval mode when their parameters' gradients were used. Sent at the first step, and when
+    another state has lasted for some steps; it began with step `since`.
+
+    `modules`, `evaluating`: modules that own tensors, and those of them in eval mode. `dropouts`: modules that drop
+    something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384); `untracked`: those of batch
+    norms that have been told not to track running statistics.
+    """
+
+    kind: Literal["modes"] = "modes"
+    step: int
+    since: int
+    modules: int
+    evaluating: int
+    dropouts: int = 0
+    dropouts_evaluating: int = 0
+    batch_norms: int = 0
+    batch_norms_evaluating: int = 0
+    tensors: list[int] = field(default_factory=list)
+    untracked: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,4 +125,4 @@ class ProbeFailed:
     error: str
 
 
-Event = SlotChanged | OptimizersSeen | CheckpointSeen | ProbeFailed
+Event = SlotChanged | OptimizersSeen | CheckpointSeen | ModesSeen | ProbeFailed

@@ -161,6 +161,60 @@ COUNTERS = Table(
         ),
     ),
 )
+MOMENTS = Table(
+    name="moments",
+    help="What the optimizer remembers of a parameter's gradients, looked at now and then.",
+    columns=(
+        Column(
+            name="first_moment",
+            dtype="float64",
+            merge=_NORM,
+            help="L2 norm of exp_avg or momentum_buffer, scaled up from the cores; 0 if there is none",
+        ),
+        Column(
+            name="second_moment",
+            dtype="float64",
+            merge=_NORM,
+            help="L2 norm of exp_avg_sq or square_avg, scaled up from the cores; 0 if there is none",
+        ),
+        Column(
+            name="moment_bits",
+            dtype="int64",
+            merge=Merge.MIN,
+            help="width of the narrowest floating dtype among them",
+        ),
+    ),
+)
+KEPT = Table(
+    name="kept",
+    help="Gradients of a few parameters that are, at two steps in a row, the same tensors as at the step before.",
+    columns=(
+        Column(
+            name="writes",
+            dtype="int64",
+            merge=Merge.MAX,
+            help="writes in place since the step before, as the tensor's version counts them",
+        ),
+        Column(
+            name="kept_dot",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="product of the gradient with that of the step before, over the cores",
+        ),
+        Column(
+            name="kept_before",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of squares of the gradient of the step before, over the cores",
+        ),
+        Column(
+            name="kept_square",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of squares of the gradient, over the cores",
+        ),
+    ),
+)
 _DIGEST_COLUMNS = (
     Column(
         name="digest",
@@ -247,16 +301,11 @@ STEPS = Table(
     ),
 )
 
-TENSOR_TABLES: tuple[Table, ...] = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, DIGESTS)
+_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT)
+TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS)
 TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS)
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 
 # The statistics that are kept as series per tensor; digests are looked up by step instead.
-SERIES: tuple[Column, ...] = tuple(
-    column for table in (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS) for column in table.columns
-)
-SERIES_TABLE = {
-    column.name: table
-    for table in (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS)
-    for column in table.columns
-}
+SERIES: tuple[Column, ...] = tuple(column for table in _SERIES_TABLES for column in table.columns)
+SERIES_TABLE = {column.name: table for table in _SERIES_TABLES for column in table.columns}

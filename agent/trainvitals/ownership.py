@@ -4,7 +4,8 @@ Which optimizers train the attached models.
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary, WeakSet
 
 from torch.optim import Optimizer
 
@@ -14,24 +15,32 @@ from trainvitals.slots import SlotTable
 
 class Ownership:
     """
-    Asked at every optimizer step in the process, so answers about optimizers of others are remembered.
+    An optimizer is ours if it was given, or holds a parameter of ours now, or did once: one whose parameters were all
+    replaced still steps, and that it moves nothing is what has to be told.
 
-    Raises what an optimizer raises that can't be asked for its groups.
+    Asked at every optimizer step in the process, so answers are remembered. Raises what an optimizer raises that can't
+    be asked for its groups.
     """
 
-    def __init__(self, slots: SlotTable) -> None:
+    def __init__(self, slots: SlotTable, given: Iterable[Optimizer] = ()) -> None:
         self._slots = slots
+        self._own = WeakSet(given)
         self._others: WeakKeyDictionary[Optimizer, tuple[int, int]] = WeakKeyDictionary()
 
     def owns(self, optimizer: Optimizer) -> bool:
-        """Whether it holds a parameter of ours."""
+        """Whether it trains the attached models."""
+        if optimizer in self._own:
+            return True
         groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
-        # Ours is known by its first parameter; that another's is not is remembered, for it takes looking at them all.
+        # That another's is not ours takes looking at all of its parameters: again only when something has changed.
         state = (sum(len(group["params"]) for group in groups), self._slots.params_version)
         if self._others.get(optimizer) == state:
             return False
-        parameters = (parameter for group in groups for parameter in group["params"])
-        if any(self._slots.index_of(parameter) is not None for parameter in parameters):
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        owns = any(self._slots.index_of(parameter) is not None for parameter in parameters)
+        # Made after parameters were replaced, it holds objects that no slot has been judged with yet: looked for once.
+        if owns or (optimizer not in self._others and self._slots.hold_any(parameters)):
+            self._own.add(optimizer)
             return True
         self._others[optimizer] = state
         return False

@@ -51,6 +51,11 @@ class SlotTable:
     def __len__(self) -> int:
         return len(self.slots)
 
+    @property
+    def models(self) -> tuple[nn.Module, ...]:
+        """The attached models."""
+        return self._models
+
     def fqn(self, index: int) -> str:
         """The canonical name, unique over all models."""
         return self.slots[index].place.fqn
@@ -127,6 +132,11 @@ class SlotTable:
         """The slots that hold this very object; more than one if it is tied."""
         held = self._by_id.get(id(tensor), ())
         return [index for index in held if self.slots[index].now() is tensor]
+
+    def hold_any(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether any slot holds one of these objects now, judged or not; looks at every slot."""
+        wanted = {id(tensor) for tensor in tensors}
+        return any(id(slot.now()) in wanted for slot in self.slots)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
         """The first slot that holds this very object."""
@@ -205,6 +215,7 @@ class SlotTable:
 
     def _changed(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> SlotChanged:
         before, was_there = slot.state, slot.reference()
+        shared = [index for index in self._by_id.get(slot.identity, ()) if index != slot.index]
         self._adopt(slot, tensor)
         if before is None or slot.state is None:
             changes = ["added" if before is None else "lost"]
@@ -217,6 +228,7 @@ class SlotTable:
             changes=changes,
             before=words(before),
             after=words(slot.state),
+            untied=[index for index in shared if self.slots[index].now() is not tensor],
         )
 
     def _adopt(self, slot: Slot, tensor: torch.Tensor | None) -> None:

@@ -23,6 +23,7 @@ from trainvitals.frame import (
     CheckpointSeen,
     Event,
     Header,
+    ModesSeen,
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
@@ -159,8 +160,10 @@ def _tensor_faults(info: TensorInfo) -> Iterator[str]:
 def _event_faults(event: Event) -> Iterator[str]:
     if not 0 <= event.step <= MAX_STEP:
         yield f"event {event.kind!r}: step={event.step} must be 0 to 2**53"
-    if isinstance(event, SlotChanged) and not 0 <= event.tensor < MAX_TENSORS:
-        yield f"event 'slot': tensor {event.tensor} is no index"
+    if isinstance(event, SlotChanged):
+        for index in (event.tensor, *event.untied):
+            if not 0 <= index < MAX_TENSORS:
+                yield f"event 'slot': tensor {index} is no index"
     if isinstance(event, CheckpointSeen):
         count = len(event.keys)
         if not len(event.tensors) == len(event.dtypes) == len(event.shapes) == count:
@@ -176,6 +179,11 @@ def _event_faults(event: Event) -> Iterator[str]:
             yield "event 'optimizers': group_optimizer must be indices of optimizers"
         if any(not 0 <= i < MAX_TENSORS for group in event.group_tensors for i in group):
             yield "event 'optimizers': group_tensors must be tensor indices"
+    if isinstance(event, ModesSeen):
+        if any(not 0 <= index < MAX_TENSORS for index in [*event.tensors, *event.untracked]):
+            yield "event 'modes': tensors must be tensor indices"
+        if not 0 <= event.since <= event.step:
+            yield "event 'modes': since must be a step up to its own"
 
 
 def _is_shape(sizes: list[int]) -> bool:

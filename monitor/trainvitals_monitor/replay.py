@@ -7,7 +7,7 @@ any depth; who speaks is read from the frames, not from the names of the folders
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ def replay(
     folder: Path,
     detectors: Sequence[type[Detector]] = DETECTORS,
     overrides: Overrides | None = None,
+    make: Callable[[str, Sequence[type[Detector]], Overrides | None], Engine] = Engine,
 ) -> list[Engine]:
     """
-    One engine per run in the folder, by name, each with all its frames judged.
+    One engine per run in the folder, by name, each with all its frames judged; `make` makes it (of another class).
 
     Raises BadFrame, which names the file, when a file is no frame or contradicts another, and when there is none.
     """
@@ -42,7 +43,7 @@ def replay(
     engines: dict[str, Engine] = {}
     for path in _in_order(files):
         header, tables = _read(path)
-        engine = engines.setdefault(header.run, Engine(header.run, detectors, overrides))
+        engine = engines.setdefault(header.run, make(header.run, detectors, overrides))
         try:
             engine.ingest(header, tables)
         except BadFrame as error:

@@ -82,6 +82,31 @@ def test_the_optimizer_is_found_at_the_first_step(
         assert agent.coverage()["steps"] == 3
 
 
+@pytest.mark.parametrize("is_anew", [True, False], ids=["new optimizer", "old optimizer"])
+def test_steps_are_heard_when_every_parameter_was_replaced(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tmp_path: Path, is_anew: bool
+) -> None:
+    """A new optimizer over the new parameters is heard, and so is the old one, which moves nothing any more."""
+    with trainvitals.attach(
+        model, optimizer, monitor=str(tmp_path), budget=None, quiet=True
+    ) as agent:
+        steps(model, optimizer, 2)
+        copies = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(copies, assign=True)
+        steps(model, torch.optim.SGD(model.parameters(), lr=0.01) if is_anew else optimizer, 3)
+        agent.flush()
+        # A new optimizer's first step is taken for a part of the round before it.
+        assert agent.coverage()["steps"] == (4 if is_anew else 5)
+
+
+def test_a_given_optimizer_is_heard_whatever_it_holds(model: nn.Module, tmp_path: Path) -> None:
+    """One that was made for parameters which the model has no longer is the fault, and no reason to be deaf."""
+    stale = torch.optim.SGD(nn.Linear(4, 4).parameters(), lr=0.01)
+    with trainvitals.attach(model, stale, monitor=str(tmp_path), quiet=True) as agent:
+        steps(model, stale, 3)
+        assert agent.coverage()["steps"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -278,16 +278,29 @@ def test_renamed_keys_find_their_tensors_by_storage(watched: Watched, tmp_path: 
 
 
 def test_what_is_no_model_gives_no_event(watched: Watched, tmp_path: Path) -> None:
-    """An optimizer's state, one tensor, scalars and another model with other names are not reported."""
+    """One tensor, scalars, another model with other names and an optimizer that has no state are not reported."""
     optimizer = torch.optim.SGD(watched.model.parameters(), 0.1, momentum=0.9)
-    watched.model.block[0](torch.ones(1, 16)).sum().backward()
-    optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "a.pt")
-    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
     torch.save(watched.model.embedding.weight, tmp_path / "b.pt")
     torch.save({"epoch": 3, "losses": [0.1] * 20_000}, tmp_path / "c.pt")
     torch.save(nn.Conv2d(2, 2, 2).state_dict(), tmp_path / "d.pt")
     assert watched.taken()[0] == []
+
+
+def test_a_save_tells_whether_it_has_an_optimizers_state(watched: Watched, tmp_path: Path) -> None:
+    """In a file of its own, beside the model, or not at all; the moments themselves are no entries."""
+    model = watched.model
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model.block[0](torch.ones(1, 16)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "a.pt")
+    torch.save({"model": model.state_dict(), "optim": optimizer.state_dict()}, tmp_path / "b.pt")
+    torch.save(model.state_dict(), tmp_path / "c.pt")
+    alone, both, neither = watched.taken()[0]
+    assert (alone.has_optimizer, alone.is_model, alone.keys) == (True, False, [])
+    assert (both.has_optimizer, both.is_model) == (True, True)
+    assert not any("momentum" in key for key in both.keys)
+    assert (neither.has_optimizer, neither.is_model) == (False, True)
 
 
 def test_another_model_that_shares_a_few_names_is_not_ours(

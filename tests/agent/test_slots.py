@@ -355,3 +355,15 @@ def test_what_an_optimizer_holds_follows_its_groups() -> None:
     table.check(None, 1)
     assert table.holding(optimizer).groups == [[0, 1], []]
     assert table.holding(optimizer).foreign == [(1, 0), (1, 1)]
+
+
+def test_a_broken_tie_is_told_of_whichever_end_was_replaced() -> None:
+    """Two names that are tied again, to a new tensor, are not told of."""
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    table = SlotTable([model])
+    model[0].weight = model[1].weight = nn.Parameter(torch.zeros(4, 4))
+    assert [event.untied for event in table.check()] == [[], []]
+    model[0].weight = nn.Parameter(torch.zeros(4, 4))
+    (event,) = table.check()
+    assert (event.tensor, event.untied) == (0, [1])

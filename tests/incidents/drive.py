@@ -1,14 +1,23 @@
 """
 Runs a case of the corpus under the agent, as a trainer would, and asks the monitor's engine what it found.
+
+As a program it is one rank of one twin, in a process of its own:
+
+    python -m tests.incidents.drive CASE faulty|healthy FOLDER [--budget none|default|SHARE] [--corpus FOLDER]
+        [--rank R --world-size N --store FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
+
+import torch
+import torch.distributed as dist
 
 import trainvitals
 from trainvitals_monitor.findings import Finding
@@ -17,19 +26,35 @@ from trainvitals_monitor.replay import replay
 CORPUS = Path(__file__).parent / "corpus"
 
 
-def load_case(name: str) -> ModuleType:
+class Case(Protocol):
+    """A module of the corpus, or a run made elsewhere: what it is called, how long it is, and how to begin it."""
+
+    META: dict[str, Any]
+
+    def build(self, healthy: bool, rank: int, world_size: int) -> Any:
+        """The trainer: `model`, `optimizer`, `step`, `generation` and `extra`."""
+
+
+def load_case(name: str, corpus: Path = CORPUS) -> Case:
     """A module of the corpus; its cases import their shared parts as `common`."""
-    if str(CORPUS) not in sys.path:
-        sys.path.insert(0, str(CORPUS))
-    return importlib.import_module(name)
+    if str(corpus) not in sys.path:
+        sys.path.insert(0, str(corpus))
+    return cast(Case, importlib.import_module(name))
 
 
-def drive(case: ModuleType, healthy: bool, folder: Path, **settings: Any) -> None:
+def drive(
+    case: Case,
+    healthy: bool,
+    folder: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    **settings: Any,
+) -> None:
     """
-    One run of one twin, frames to the folder. The agent is attached again when the trainer has re-made its objects,
-    as a restarted process would; loss and step are logged as most trainers do.
+    One rank's run of one twin, frames to the folder. The agent is attached again when the trainer has re-made its
+    objects, as a restarted process would; loss and step are logged as most trainers do.
     """
-    run = case.build(healthy, 0, 1)
+    run = case.build(healthy, rank, world_size)
     attach = {
         "run": f"{case.META['id']}-{folder.name}",
         "monitor": str(folder),
@@ -56,3 +81,41 @@ def findings_of(folder: Path) -> list[Finding]:
 
 def _optimizers(run: Any) -> Any:
     return run.extra.get("optimizers") or run.optimizer
+
+
+def main() -> None:
+    """One rank of one twin."""
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    budget = {"none": {"budget": None}, "default": {}}.get(
+        arguments.budget, {"budget": arguments.budget}
+    )
+    rank, world_size = arguments.rank, arguments.world_size
+    if world_size > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        dist.init_process_group(
+            "gloo", init_method=f"file://{arguments.store}", rank=rank, world_size=world_size
+        )
+    case = load_case(arguments.case, arguments.corpus)
+    drive(case, arguments.twin == "healthy", arguments.folder, rank, world_size, **budget)
+    if world_size > 1:
+        dist.barrier()
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads sometimes abort while the interpreter ends
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run one twin of a case under the agent.")
+    parser.add_argument("case")
+    parser.add_argument("twin", choices=["faulty", "healthy"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--budget", default="none")
+    parser.add_argument("--corpus", type=Path, default=CORPUS)
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--world-size", type=int, default=1)
+    parser.add_argument("--store", help="a file through which the ranks meet")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

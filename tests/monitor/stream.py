@@ -15,7 +15,7 @@ engine judge them; nothing is mocked::
 
 What can be given per tensor, everywhere: a mapping from FQN ("*": all not named) to a number or to columns. A tensor
 that is not named was not looked at. Numbers are short for: values -> norm; updates -> update_norm, all elements
-changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step;
+changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms; kept -> writes;
 digests -> the digest. Columns override these: `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
 """
 
@@ -38,6 +38,7 @@ from trainvitals.frame import (
     ForeignParameter,
     Frame,
     Header,
+    ModesSeen,
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
@@ -147,6 +148,8 @@ class Stream:
         gradients: PerTensor | None = None,
         extremes: PerTensor | None = None,
         counters: PerTensor | None = None,
+        moments: PerTensor | None = None,
+        kept: PerTensor | None = None,
         digests: PerTensor | None = None,
         loss: float | None = None,
         scalars: Mapping[str, float] | None = None,
@@ -167,6 +170,8 @@ class Stream:
             "gradients": gradients,
             "extremes": extremes,
             "counters": counters,
+            "moments": moments,
+            "kept": kept,
             "digests": digests,
         }
         logged = {**({} if loss is None else {"loss": loss}), **(scalars or {})}
@@ -200,7 +205,13 @@ class Stream:
             self._tell(rank, "digests", digests)
 
     def slot(
-        self, fqn: str, *changes: str, before: str = "", after: str = "", rank: int | None = None
+        self,
+        fqn: str,
+        *changes: str,
+        before: str = "",
+        after: str = "",
+        rank: int | None = None,
+        untied: Sequence[str] = (),
     ) -> None:
         """A SlotChanged that the next step's check finds, on every rank or on one."""
         ranks = self._ranks if rank is None else [rank]
@@ -211,6 +222,7 @@ class Stream:
                 changes=list(changes),
                 before=before,
                 after=after,
+                untied=[self.index(other, one) for other in untied],
             )
             self._waiting.append((one, event))
 
@@ -232,6 +244,28 @@ class Stream:
                 group_tensors=[[self.index(fqn, rank) for fqn in group] for group in groups],
                 foreign=list(foreign),
                 masters=masters,
+            )
+            self._waiting.append((rank, event))
+
+    def modes(
+        self,
+        evaluating: Sequence[str] = (),
+        *,
+        dropouts: tuple[int, int] = (0, 0),
+        since: int | None = None,
+        untracked: Sequence[str] = (),
+    ) -> None:
+        """A ModesSeen with the next step: tensors of modules in eval mode; dropouts in all and in eval mode."""
+        for rank in self._ranks:
+            event = ModesSeen(
+                step=self.coming,
+                since=self.coming if since is None else since,
+                modules=len(self.infos[rank]),
+                evaluating=len(evaluating),
+                dropouts=dropouts[0],
+                dropouts_evaluating=dropouts[1],
+                tensors=[self.index(fqn, rank) for fqn in evaluating],
+                untracked=[self.index(fqn, rank) for fqn in untracked],
             )
             self._waiting.append((rank, event))
 
@@ -457,6 +491,8 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "gradients": {"grad_norm": number or 0.0, "grad_missing": int(number is None)},
         "extremes": {"low": number, "high": number},
         "counters": {"optimizer_step": number},
+        "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32},
+        "kept": {"writes": number, "kept_dot": 1.0, "kept_before": 1.0, "kept_square": 1.0},
         "digests": {},
     }[table]
     if table == "extremes" and not columns:

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
+from trainvitals.probes.kept import KeptGradients
+from trainvitals.probes.modes import Modes
+from trainvitals.probes.moments import Moments
 from trainvitals.probes.optimizers import Optimizers
 from trainvitals.probes.probe import Probe
 from trainvitals.probes.updates import Updates
 from trainvitals.probes.values import Sweeps, Values
 
 # Optimizers first: it makes their holdings known to the probes after it.
-PROBES: tuple[type[Probe], ...] = (Optimizers, Identity, Gradients, Values, Updates, Sweeps)
+PROBES: tuple[type[Probe], ...] = (
+    Optimizers,
+    Moments,
+    Identity,
+    Modes,
+    Gradients,
+    KeptGradients,
+    Values,
+    Updates,
+    Sweeps,
+)
 
 __all__ = ["PROBES"]

@@ -7,14 +7,19 @@ when findings begin at the same step: what explains others comes first.
 
 from __future__ import annotations
 
+from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
+from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
+from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
+from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
+from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
@@ -22,25 +27,36 @@ from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
 from trainvitals_monitor.detectors.non_finite import NonFinite
 from trainvitals_monitor.detectors.norm_explosion import NormExplosion
 from trainvitals_monitor.detectors.optimizer_holds_dead_parameter import OptimizerHoldsDeadParameter
+from trainvitals_monitor.detectors.optimizer_state_low_precision import OptimizerStateLowPrecision
+from trainvitals_monitor.detectors.optimizer_state_reset import OptimizerStateReset
 from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
 
 DETECTORS: tuple[type[Detector], ...] = (
     SlotReplaced,
+    TiedWeightsBroken,
     DtypeChanged,
     ContractBroken,
     ResumeNotApplied,
+    OptimizerStateReset,
     CheckpointStale,
     CheckpointKeysChanged,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     GradientMissing,
+    GradientNotCleared,
+    GradientClippedAway,
     FrozenParameterMoved,
+    OptimizerStateLowPrecision,
     UpdatesLost,
     ParameterStuck,
+    EvalModeInTraining,
+    BatchNormFrozen,
+    BufferStuck,
     LoraAGrowth,
     LoraBStuck,
     ExpertBiasDrift,

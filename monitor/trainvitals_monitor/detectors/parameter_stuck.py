@@ -23,10 +23,12 @@ from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _WINDOW = 64
-# Optimizers whose step has the size of the learning rate, however small the gradient is.
+# Optimizers whose step has the size of the learning rate, however small the gradient is; of these, those that take it
+# as a share of the weight's own size.
 _NORMALISING = re.compile(
     r"adam|ada|lion|lamb|muon|rmsprop|rprop|shampoo|soap|sophia|prodigy|lars|came", re.IGNORECASE
 )
+_RELATIVE = re.compile(r"lamb|lars|adafactor|came", re.IGNORECASE)
 
 
 class ParameterStuck(Detector):
@@ -47,8 +49,9 @@ class ParameterStuck(Detector):
         Compare `id(param)` with the optimizer's groups, and look for code that writes the parameter after the step.
 
     Misses:
-        Elements outside the cores of a large tensor; parameters of 16 bits (updates-lost); gradients so small that the
-        step may vanish by rounding.
+        Elements outside the cores of a large tensor; parameters of 16 bits (updates-lost); gradients or learning rates
+        so small that the step may vanish by rounding. A parameter of which every element lies at the bound that it is
+        clamped to after each step (the critic of a WGAN) is reported too: declare it under `ignore`.
     """
 
     name = "parameter-stuck"
@@ -74,7 +77,8 @@ class ParameterStuck(Detector):
             name="step_ulps",
             default=16,
             unit="ulps of float32",
-            reason="a plain gradient step below that may be rounded away by right",
+            reason="a step below that may be rounded away by right: a plain one where gradients are small, any at the "
+            "end of a decay to zero",
         ),
     )
 
@@ -128,18 +132,21 @@ class ParameterStuck(Detector):
         enough: BoolArray = real & (
             size >= self.threshold("gradient_share", view) * np.median(size[real])
         )
-        ulp = view.latest("norm") * 2.0**-23
-        visible = view.lr * grad >= self.threshold("step_ulps", view) * ulp
-        return enough & (visible | view.cached("parameter-stuck", lambda: _normalised(view)))
+        typical = view.latest("norm") / np.sqrt(np.maximum(view.tensors.numel, 1))
+        normalised = view.cached("parameter-stuck", lambda: _stepped_by(view, _NORMALISING))
+        relative = view.cached("parameter-stuck: relative", lambda: _stepped_by(view, _RELATIVE))
+        step = view.lr * np.where(relative, typical, np.where(normalised, 1.0, size))
+        visible: BoolArray = step >= self.threshold("step_ulps", view) * typical * 2.0**-23
+        return enough & visible
 
 
-def _normalised(view: View) -> BoolArray:
-    """Tensors whose optimizer makes steps of the learning rate's size."""
+def _stepped_by(view: View, kind: re.Pattern[str]) -> BoolArray:
+    """Tensors that an optimizer of this kind holds."""
     mask = np.zeros(view.num_tensors, np.bool_)
     seen = view.optimizers
     if seen is not None:
         for group, tensors in zip(seen.group_optimizer, seen.group_tensors, strict=True):
-            if _NORMALISING.search(seen.optimizers[group]):
+            if kind.search(seen.optimizers[group]):
                 mask[[index for index in tensors if index >= 0]] = True
     return mask
 

@@ -42,7 +42,8 @@ class SlotReplaced(Detector):
 
     Misses:
         Replacement before the first real step (legal: initialisation, casting, sharding). Non-persistent buffers are
-        caches that may be re-assigned, and are passed over. A buffer that is replaced along with the storage of most
+        caches that may be re-assigned, and are passed over, as are the masks of `torch.nn.utils.prune`, which makes new
+        ones at each pruning. A buffer that is replaced along with the storage of most
         parameters is taken for `model.to(...)` and is only info. A swap of `.data` keeps the object and is no finding.
     """
 
@@ -79,7 +80,7 @@ class SlotReplaced(Detector):
 
     def _buffers(self, view: View, new: list[EventAt[SlotChanged]]) -> Iterable[Claim]:
         table = view.tensors
-        watched = table.persistent & ~table.is_param
+        watched = table.persistent & ~table.is_param & ~_pruning_masks(view)
         chosen = [at.event for at in new if watched[at.event.tensor]]
         if not chosen:
             return
@@ -171,6 +172,19 @@ def _optimizers_changed(view: View) -> bool:
 
 def _is_replacement(event: SlotChanged) -> bool:
     return event.tensor >= 0 and "object" in event.changes
+
+
+def _pruning_masks(view: View) -> BoolArray:
+    """`weight_mask` beside a parameter `weight_orig`: torch.nn.utils.prune registers a new mask at each pruning."""
+
+    def find() -> BoolArray:
+        fqns = view.tensors.fqn
+        pruned = {fqn.removesuffix("_orig") for fqn in fqns if fqn.endswith("_orig")}
+        masks = [fqn.endswith("_mask") and fqn.removesuffix("_mask") in pruned for fqn in fqns]
+        return np.array(masks, np.bool_)
+
+    found: BoolArray = view.cached(("pruning-masks", view.num_tensors), find)
+    return found
 
 
 def _is_move(view: View) -> bool:

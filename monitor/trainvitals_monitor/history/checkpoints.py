@@ -49,6 +49,7 @@ class Checkpoint:
     is_model: bool
     rows: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     ranks: tuple[int, ...] = (0,)
+    has_optimizer: bool = False
 
     def sketch(self, entries: npt.NDArray[Any] | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The sketches of these entries, [k, 8]; their mean squared difference estimates a squared distance."""
@@ -131,6 +132,7 @@ def merge_reports(reports: Sequence[Reported], parts: Parts | None) -> Checkpoin
         is_model=first.is_model,
         rows=_rows(reports, entries, parts),
         ranks=tuple(one.rank for one in reports),
+        has_optimizer=any(one.seen.has_optimizer for one in reports),
     )
 
 

@@ -19,6 +19,7 @@ class Previous:
     checkpoints' `tensors` refer to. `values`: statistic -> {FQN: last value}; only tensors that were looked at.
     `last_save`: the last successful save of a model's state, in this attempt or, if it saved none, in one before it
     (`last_save_attempt` says which; `last_save_fqns` are the FQNs of its entries, "" for none).
+    `tied`: FQN -> the FQN that it shared its tensor with.
     """
 
     attempt: str
@@ -32,6 +33,7 @@ class Previous:
     last_save: Checkpoint | None = None
     last_save_attempt: str = ""
     last_save_fqns: list[str] = field(default_factory=list)
+    tied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def saved_keys(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from trainvitals.frame import (
     CheckpointSeen,
     Event,
     Header,
+    ModesSeen,
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
@@ -156,10 +157,17 @@ class Rank:
     def translated(self, event: Event) -> Event:
         """The event with the attempt's tensor indices; -1 for a tensor that the rank never named."""
         if isinstance(event, SlotChanged):
-            return replace(event, tensor=self.translate_one(event.tensor))
+            untied = [self.translate_one(i) for i in event.untied]
+            return replace(event, tensor=self.translate_one(event.tensor), untied=untied)
         if isinstance(event, OptimizersSeen):
             groups = [[self.translate_one(i) for i in group] for group in event.group_tensors]
             return replace(event, group_tensors=groups)
+        if isinstance(event, ModesSeen):
+            return replace(
+                event,
+                tensors=[self.translate_one(i) for i in event.tensors],
+                untracked=[self.translate_one(i) for i in event.untracked],
+            )
         return event
 
 

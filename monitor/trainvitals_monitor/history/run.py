@@ -96,6 +96,11 @@ def _left_by(attempt: AttemptHistory) -> Previous:
         last_save_fqns=names(table, last_save.tensors)
         if own and last_save is not None
         else (older.last_save_fqns if older else []),
+        tied={
+            table.fqn[index]: table.fqn[first]
+            for index, first in enumerate(attempt.tied_to.tolist())
+            if first >= 0
+        },
     )
 
 

@@ -1,5 +1,5 @@
 """
-Runs for slot-replaced, dtype-changed and contract-broken.
+Runs for slot-replaced, dtype-changed, contract-broken and tied-weights-broken.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from trainvitals.contract import Contract
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -80,6 +81,30 @@ def storage_swapped_at_every_step() -> Stream:
     for _ in range(5):
         stream.slot("layers.0.w", "storage")
         stream.slot(BIAS, "storage")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced)
+def pruned_again_and_again() -> Stream:
+    """`torch.nn.utils.prune` registers a new mask beside the parameter `weight_orig` at each pruning."""
+    stream = Stream(["0.weight_orig", tensor("0.weight_mask", kind="buffer")])
+    stream.optimizers([["0.weight_orig"]])
+    stream.step(values={"*": 1.0})
+    for _ in range(4):
+        stream.slot("0.weight_mask", "object", "storage")
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(SlotReplaced, Severity.CRITICAL, subject="attention_mask")
+def mask_that_belongs_to_no_pruning() -> Stream:
+    """Nothing is pruned: a persistent mask that is re-assigned is as stale in a cached state dict as any buffer."""
+    stream = Stream(["weight", tensor("attention_mask", kind="buffer")])
+    stream.optimizers([["weight"]])
+    stream.step(values={"*": 1.0})
+    for _ in range(4):
+        stream.slot("attention_mask", "object", "storage")
         stream.step(values={"*": 1.0})
     return stream
 
@@ -200,4 +225,80 @@ def contract_kept() -> Stream:
         contract=Contract(dtypes={"w": "bfloat16"}),
     )
     stream.step(values={"*": 1.0}, steps=3)
+    return stream
+
+
+def _tied(*, tied: bool = True, closed: bool = True) -> Stream:
+    """An embedding and an output layer that share one tensor, and a restart."""
+    names = [tensor("embed.weight"), tensor("output.weight", tied_to=0)]
+    stream = Stream(names)
+    stream.optimizers([["embed.weight"]])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, steps=4)
+    if closed:
+        stream.restart(["embed.weight", tensor("output.weight", tied_to=0 if tied else -1)])
+        stream.optimizers([["embed.weight", "output.weight"]])
+    return stream
+
+
+APART = {"embed.weight": 1.0, "output.weight": 1.1}
+
+
+@SCENARIOS.fires(
+    TiedWeightsBroken, Severity.CRITICAL, first_step=5, subject="output.weight", says="embed.weight"
+)
+def tie_lost_on_a_restart() -> Stream:
+    """Each name has its own tensor, and they drift apart."""
+    stream = _tied(tied=False)
+    stream.step(values=APART, steps=3)
+    return stream
+
+
+@SCENARIOS.fires(TiedWeightsBroken, Severity.CRITICAL, first_step=5, says="are two now")
+def tie_lost_within_an_attempt() -> Stream:
+    """One of the slots got another tensor between two steps."""
+    stream = _tied(closed=False)
+    stream.retensor("output.weight", tied_to=-1)
+    stream.slot("output.weight", "object", "storage", untied=["embed.weight"])
+    stream.step(values=APART, steps=3)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def tie_kept_on_a_restart() -> Stream:
+    """Tied again after the load."""
+    stream = _tied()
+    stream.step(values={"*": 1.1}, steps=3)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def never_tied() -> Stream:
+    """Two tensors from the start."""
+    stream = Stream(["embed.weight", "output.weight"])
+    stream.optimizers([["embed.weight", "output.weight"]])
+    stream.step(values=APART, steps=3)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def output_layer_taken_away() -> Stream:
+    """Nobody looks at the other end any more: it is gone."""
+    stream = _tied(closed=False)
+    stream.retensor("output.weight", tied_to=-1)
+    stream.slot("output.weight", "lost", untied=["embed.weight"])
+    stream.step(values={"embed.weight": 1.5}, steps=80)
+    return stream
+
+
+@SCENARIOS.silent(TiedWeightsBroken)
+def both_ends_frozen() -> Stream:
+    """What is not trained does not drift apart."""
+    embed = tensor("embed.weight", trainable=False)
+    output = tensor("output.weight", trainable=False, tied_to=0)
+    stream = Stream([embed, output, "head.weight"])
+    stream.optimizers([["head.weight"]])
+    stream.step(values={"*": 1.0}, steps=2)
+    stream.retensor("output.weight", tied_to=-1)
+    stream.slot("output.weight", "object", "storage", untied=["embed.weight"])
+    stream.step(values={**APART, "head.weight": 1.0}, steps=3)
     return stream

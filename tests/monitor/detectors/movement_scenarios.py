@@ -150,6 +150,24 @@ def plain_step_below_one_ulp() -> Stream:
 
 
 @SCENARIOS.silent(ParameterStuck)
+def adam_at_the_end_of_a_decay_to_zero() -> Stream:
+    """A step of the learning rate's size, 1e-9, is nothing to weights of a half."""
+    return _stuck(_two_weights(), 12, lr=1e-9)
+
+
+@SCENARIOS.silent(ParameterStuck)
+def relative_step_below_one_ulp() -> Stream:
+    """LAMB's learning rate is a share of the weight: 1e-7 of it is less than float32 can add."""
+    return _stuck(_two_weights(names=("Lamb",)), 12, lr=1e-7)
+
+
+@SCENARIOS.fires(ParameterStuck, Severity.WARNING, subject="a", first_step=1)
+def still_at_a_small_learning_rate() -> Stream:
+    """Adam's 1e-5 is a hundred ulps of weights of a half: something holds them."""
+    return _stuck(_two_weights(), 10, lr=1e-5)
+
+
+@SCENARIOS.silent(ParameterStuck)
 def player_of_a_gan_that_waits() -> Stream:
     """Its gradient is there, its optimizer has not stepped (since 0)."""
     return _stuck(_two_weights(), 12, since=0)

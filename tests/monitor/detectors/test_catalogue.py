@@ -17,7 +17,11 @@ from trainvitals_monitor import detectors
 from trainvitals_monitor.detectors import DETECTORS, Detector
 
 SECTIONS = ("Detects", "Why it matters", "Known causes", "Fix", "Misses")
-FAMILIES = {"identity", "movement", "coverage", "numbers", "moe", "lora", "loss", "checkpoint"}
+FAMILIES = {"identity", "movement", "coverage", "numbers", "gradients", "moe", "lora", "loss"} | {
+    "optimizer",
+    "modes",
+    "checkpoint",
+}
 FACTS = {column.name for table in TABLES for column in table.columns} | {
     table.name for table in TABLES
 }

@@ -12,20 +12,26 @@ from tests.monitor.detectors import (
     adapter_scenarios,
     checkpoint_scenarios,
     coverage_scenarios,
+    gradient_scenarios,
     identity_scenarios,
+    mode_scenarios,
     movement_scenarios,
     number_scenarios,
+    optimizer_scenarios,
 )
 from tests.monitor.detectors.scenario import SEVERE, Scenario
 from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors import DETECTORS, Detector
 
 FILES = (
+    gradient_scenarios,
     identity_scenarios,
+    mode_scenarios,
     movement_scenarios,
     coverage_scenarios,
     adapter_scenarios,
     number_scenarios,
+    optimizer_scenarios,
     checkpoint_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]

@@ -18,6 +18,7 @@ from trainvitals.probes.checkpoint.handed import (
     LiveIndex,
     canonical,
     entries_of,
+    has_optimizer_state,
     state_dict_entries,
     state_name,
 )
@@ -164,15 +165,19 @@ class Checkpoints(Probe):
         with self._pace, torch.no_grad():
             entries = entries_of(call.handed)
             indices = LiveIndex(self._slots).match(entries) if entries else []
+            optimizer = has_optimizer_state(call.handed)
             if all(index < 0 for index in indices):
-                return None
+                if not optimizer:
+                    return None
+                none = describe([], [])
+                return lambda finished: self._report(finished, none, optimizer=True)
             if on_thread and is_readable_now():
                 step = self._step_now()
                 manifest = read_save(self._slots, self._remembered, entries, indices, step)
             else:
                 manifest = describe(entries, indices)
         self._saves += 1
-        return lambda finished: self._report(finished, manifest)
+        return lambda finished: self._report(finished, manifest, optimizer=optimizer)
 
     def _look_at_load(self, call: Call) -> Finish | None:
         if call.module is None:
@@ -249,7 +254,9 @@ class Checkpoints(Probe):
         self._remembered.add(step, indices, live.own["digest"], counts, first=True)
         self._remembered.add(step, indices, live.cast, counts, first=True)
 
-    def _report(self, call: Call, manifest: Manifest, *, foreign: bool = False) -> None:
+    def _report(
+        self, call: Call, manifest: Manifest, *, foreign: bool = False, optimizer: bool = False
+    ) -> None:
         step, number = self._step_now(), self._number
         self._number += 1
         ours = [index for index in manifest.indices if index >= 0]
@@ -270,6 +277,7 @@ class Checkpoints(Probe):
                 failed=call.failed,
                 foreign=foreign,
                 is_model=len(ours) > 1 or len(ours) == len(self._slots),
+                has_optimizer=optimizer,
             )
         )
         if manifest.measured:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from trainvitals.dtypes import reading
 from trainvitals.fqn import canonical_fqn
@@ -40,6 +41,13 @@ _NOT_MODEL = (
 _PREFIXES = ("model.", "module.", "state_dict.", "model_state_dict.", "network.", "net.")
 # state_dict() leaves these out of its names by hooks; the module tree has them.
 _HIDDEN_IN_STATE_DICT = ("_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+
+
+# What torch's optimizers call their moments.
+_MOMENTS = frozenset(
+    {"exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "max_exp_avg_sq", "exp_inf"}
+)
+_MAX_SEARCHED = 50_000
 
 
 class Entry(NamedTuple):
@@ -94,6 +102,29 @@ def _is_other_state(key: str, value: Any) -> bool:
         # In a flat dict a model's own attribute may be called "opt" or "momentum".
         return first in ("optim", "optimizer", "optimizers")
     return first in _NOT_MODEL or first.startswith("optimizer")
+
+
+def has_optimizer_state(handed: Any) -> bool:
+    """Whether moments of an optimizer are in it: in its dicts, nested or flat, or an optimizer that has some."""
+    waiting = [handed]
+    searched = 0
+    while waiting and searched < _MAX_SEARCHED:
+        thing = waiting.pop()
+        if isinstance(thing, Optimizer):
+            if any(_MOMENTS & state.keys() for state in thing.state.values()):
+                return True
+        elif isinstance(thing, dict):
+            for key, value in list(dict.items(thing)):
+                searched += 1
+                if isinstance(value, torch.Tensor):
+                    if isinstance(key, str) and key.rpartition(".")[2] in _MOMENTS:
+                        return True
+                elif isinstance(value, (dict, list, tuple, Optimizer)):
+                    waiting.append(value)
+        elif isinstance(thing, (list, tuple)) and len(thing) <= _LONG_LIST:
+            searched += len(thing)
+            waiting += [each for each in thing if isinstance(each, (dict, Optimizer))]
+    return False
 
 
 def state_dict_entries(handed: Any) -> list[Entry]:

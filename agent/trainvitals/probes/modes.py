@@ -1,0 +1,166 @@
+"""
+In which mode, train or eval, the modules were whose parameters an optimizer is about to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from trainvitals.frame import ModesSeen
+from trainvitals.probes.probe import Look, Probe
+from trainvitals.slots import SlotTable
+
+SETTLED_STEPS = 4
+"""A mode that lasts for fewer steps is not reported: some trainers switch between any two of them."""
+MODULES_A_STEP = 64
+"""Larger models are looked at once in so many steps that this many modules a step are, on average."""
+MAX_TENSORS = 16_384
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Modes(Probe):
+    """
+    Reports at the first step, and when another state has settled, which modules that own tensors are in eval mode.
+
+    A module's mode counts when an optimizer that holds one of its parameters is about to step (a GAN's other player
+    may be in any mode then), or always if none does. Flags are read from the modules' own dicts, 40 ns each; modules
+    without tensors (dropout) are found by a walk when the tensors' places have changed.
+    """
+
+    name = "modes"
+
+    def __init__(self) -> None:
+        self._modules = _Modules()
+        self._reported: tuple[bytes, int] | None = None
+        self._seen: tuple[bytes, int] | None = None
+        self._since = 0
+
+    def before_step(self, look: Look) -> None:
+        """The modes in which the gradients were made."""
+        slots = look.slots
+        if not self._is_due(look):
+            return
+        self._modules.refresh(slots)
+        held, stepping = slots.held(), np.zeros(len(slots), np.bool_)
+        for optimizer in look.optimizers:
+            stepping[slots.holding(optimizer).tensors] = True
+        self._modules.read(held, stepping)
+
+    def after_step(self, look: Look) -> None:
+        """An event, if what was read has settled and is news."""
+        if not self._is_due(look) or not self._modules.is_known:
+            return
+        state = self._modules.state()
+        if state != self._seen:
+            self._seen, self._since = state, look.step
+        settled = self._reported is None or look.step - self._since + 1 >= SETTLED_STEPS
+        if settled and state != self._reported:
+            self._reported = state
+            look.record.event(self._modules.event(look.step, self._since))
+
+    def close(self) -> None:
+        """Let go of the modules."""
+        self._modules = _Modules()
+
+    def _is_due(self, look: Look) -> bool:
+        period = -(-len(self._modules.owners) // MODULES_A_STEP)
+        return look.first or period <= 1 or look.step % period == 0
+
+
+class _Modules:
+    """The modules that own tensors, by their `__dict__`, and their modes as last read; and those that drop out."""
+
+    def __init__(self) -> None:
+        self.owners: list[Mapping[str, Any]] = []
+        self._owner_of: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._evaluating: BoolArray = np.empty(0, np.bool_)
+        self._untracked: BoolArray = np.empty(0, np.bool_)
+        self._norms: list[int] = []
+        self._dropouts: list[nn.Module] = []
+        self._num_dropouts_off = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything was read."""
+        return bool(self.owners)
+
+    def refresh(self, slots: SlotTable) -> None:
+        """Find the modules again, if some slot hangs on another one than before."""
+        held_by = [slot.place.shadow for slot in slots.slots]
+        if len(held_by) == len(self._owner_of) and all(
+            self.owners[owner] is mine
+            for owner, mine in zip(self._owner_of.tolist(), held_by, strict=True)
+        ):
+            return
+        number: dict[int, int] = {}
+        owners: list[Mapping[str, Any]] = []
+        for mine in held_by:
+            if id(mine) not in number:
+                number[id(mine)] = len(owners)
+                owners.append(mine)
+        self.owners = owners
+        self._owner_of = np.array([number[id(mine)] for mine in held_by], np.int64)
+        self._evaluating = np.zeros(len(owners), np.bool_)  # until an optimizer steps them
+        self._untracked = np.zeros(len(owners), np.bool_)
+        modules = [module for model in slots.models for module in model.modules()]
+        self._dropouts = [module for module in modules if _drops_out(module)]
+        self._norms = [
+            number[id(module.__dict__)]
+            for module in modules
+            if isinstance(module, _NormBase) and id(module.__dict__) in number
+        ]
+
+    def read(self, held: BoolArray, stepping: BoolArray) -> None:
+        """The flags of the modules that own a `stepping` tensor, and of those that own no `held` one."""
+        count = len(self.owners)
+        counts = np.zeros(count, np.bool_)
+        counts[self._owner_of[stepping]] = True
+        others = np.ones(count, np.bool_)
+        others[self._owner_of[held]] = False
+        counts |= others
+        self._evaluating[counts] = _flags(self.owners)[counts]
+        for norm in self._norms:
+            self._untracked[norm] = not self.owners[norm].get("track_running_stats", True)
+        self._num_dropouts_off = sum(not module.training for module in self._dropouts)
+
+    def state(self) -> tuple[bytes, int]:
+        """What is compared with the last report."""
+        flags = np.packbits(self._evaluating).tobytes() + np.packbits(self._untracked).tobytes()
+        return flags, self._num_dropouts_off
+
+    def event(self, step: int, since: int) -> ModesSeen:
+        """The state in words of the wire."""
+        evaluating = np.flatnonzero(self._evaluating[self._owner_of])
+        return ModesSeen(
+            step=step,
+            since=since,
+            modules=len(self.owners),
+            evaluating=int(self._evaluating.sum()),
+            dropouts=len(self._dropouts),
+            dropouts_evaluating=self._num_dropouts_off,
+            batch_norms=len(self._norms),
+            batch_norms_evaluating=int(self._evaluating[self._norms].sum()),
+            tensors=evaluating[:MAX_TENSORS].tolist(),
+            untracked=np.flatnonzero(self._untracked[self._owner_of])[:MAX_TENSORS].tolist(),
+        )
+
+
+def _flags(owners: list[Mapping[str, Any]]) -> BoolArray:
+    """True for eval mode. Script modules keep the flag elsewhere, and count as training."""
+    return np.fromiter((not own.get("training", True) for own in owners), np.bool_, len(owners))
+
+
+def _drops_out(module: nn.Module) -> bool:
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+        return module.dropout > 0
+    return False

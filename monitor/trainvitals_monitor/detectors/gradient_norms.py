@@ -1,0 +1,40 @@
+"""
+The norms of all gradients at the steps at which all of them were looked at.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trainvitals_monitor.detectors.detector import FloatArray, IntArray
+from trainvitals_monitor.history import View
+
+
+class GradientNorms(NamedTuple):
+    """`tensors` [n]: parameters that an optimizer holds, each once; `steps` [k]; `norms` [k, n]; `total` [k]."""
+
+    tensors: IntArray
+    steps: IntArray
+    norms: FloatArray
+    total: FloatArray
+
+
+def gradient_norms(view: View, looks: int, window: int) -> GradientNorms | None:
+    """The last `looks` steps with all of them, this one included; None if there are fewer within the window."""
+    tensors = view.cached("gradient norms", lambda: _held(view))
+    if not len(tensors) or not view.seen("grad_norm")[tensors].all():
+        return None
+    values, seen = view.window("grad_norm", window)
+    rows = np.flatnonzero(seen[:, tensors].all(axis=1))[-looks:]
+    norms = values[rows][:, tensors]
+    if len(rows) < looks or not np.isfinite(norms).all():
+        return None
+    total = np.sqrt((norms**2).sum(axis=1))
+    return GradientNorms(tensors, view.window_steps(window)[rows], norms, total)
+
+
+def _held(view: View) -> IntArray:
+    mask = view.held & view.tensors.is_param & view.tensors.trainable & (view.tied_to < 0)
+    return np.flatnonzero(mask)

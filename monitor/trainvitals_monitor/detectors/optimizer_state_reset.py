@@ -1,0 +1,194 @@
+"""
+The detector optimizer-state-reset: weights go on, and the optimizer starts again from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainvitals_monitor.detectors.continuation import goes_on_from_last_save
+from trainvitals_monitor.detectors.detector import (
+    Alert,
+    BoolArray,
+    Claim,
+    Detector,
+    FloatArray,
+    Threshold,
+)
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.history import View
+
+_FIRST_STEPS = 3
+"""Counters are looked at in each of an attempt's first steps."""
+_WINDOW = 256
+
+
+class OptimizerStateReset(Detector):
+    """
+    Detects:
+        An attempt whose weights go on from what the one before saved together with its optimizer, while most of the
+        optimizer's own step counters begin at 0 again. Or counters that go on, with second moments that have fallen to
+        a tenth. Counters that went back within an attempt, without a load, are info.
+
+    Why it matters:
+        Adam's first steps after a reset are as long as its learning rate allows, whatever the gradients are: the loss
+        jumps at each restart, and the schedule of bias correction does not fit the learning rate's any more.
+
+    Known causes:
+        A template of an optimizer that has not stepped has no moments to fill, so nothing is loaded into it
+        (https://github.com/KempnerInstitute/KempnerForge/issues/114); the optimizer is made anew after it was loaded, or
+        in each epoch (https://github.com/OpenNMT/OpenNMT-py/issues/38).
+
+    Fix:
+        Load the optimizer's state after the last time that the optimizer is made, and compare one parameter's
+        `state["step"]` with the file.
+
+    Misses:
+        Optimizers without counters (SGD with momentum). Weights without optimizer state in any save that was seen are
+        a fresh start by choice, and info; so are optimizers made anew while training goes on (adapters that are merged
+        now and then do so by design, an optimizer made in each epoch by mistake). A reset that is meant (a new phase under the same run name) is reported:
+        give each phase its own run.
+    """
+
+    name = "optimizer-state-reset"
+    family = "optimizer"
+    severity = Severity.WARNING
+    summary = "Weights go on, and the optimizer starts again from nothing."
+    reads = ("optimizer_step", "second_moment", "CheckpointSeen", "manifest", "digests")
+    alert = Alert(summary="The optimizer's state was lost at a restart")
+    thresholds = (
+        Threshold(
+            name="steps",
+            default=8,
+            unit="steps",
+            reason="an optimizer that had hardly begun has little to lose",
+        ),
+        Threshold(
+            name="share",
+            default=0.5,
+            unit="ratio of the parameters with a counter",
+            reason="a few parameters that are new to the optimizer begin at 0 by right",
+        ),
+        Threshold(
+            name="moments_left",
+            default=0.1,
+            unit="ratio to the second moment before",
+            reason="one step changes it by (1 - beta2), a twentieth at most; starting from zero it has that at most",
+        ),
+    )
+    resolve_after = None
+
+    def look(self, view: View) -> Iterable[Claim]:
+        counters = view.now("optimizer_step")
+        if not np.isfinite(counters).any():
+            return
+        if view.step <= view.base_step + _FIRST_STEPS and view.previous is not None:
+            before = _values_before(view, "optimizer_step")
+            yield from self._began_anew(view, counters, before)
+            yield from self._lost_moments(view, counters, before)
+        else:
+            yield from self._went_back(view, counters)
+
+    def _began_anew(self, view: View, counters: FloatArray, before: FloatArray) -> Iterable[Claim]:
+        """Counters of a new optimizer, beside weights that were saved after many steps."""
+        previous = view.previous
+        save = previous.last_save if previous else None
+        known = np.isfinite(counters) & np.isfinite(before)
+        made = view.step - view.base_step + 1  # a step before the agent was attached
+        with np.errstate(invalid="ignore"):
+            fresh = known & (counters <= made) & (before - counters >= self.value("steps"))
+        if previous is None or save is None or not self._is_most(fresh, known):
+            return
+        if save.step - counters[fresh].max() < self.value("steps"):
+            return
+        if not goes_on_from_last_save(view):
+            return
+        saves = [one for one in previous.last_checkpoints if one.op == "save"]
+        kept = any(one.has_optimizer and not one.failed for one in [*saves, save])
+        yield _claim(
+            view,
+            fresh,
+            before,
+            "counts step {counter} of {fqn} after {before} in the attempt before, although the weights go on from "
+            "the save of step {save_step}",
+            {"save_step": np.full(int(fresh.sum()), save.step)},
+            None if kept else Severity.INFO,
+        )
+
+    def _lost_moments(
+        self, view: View, counters: FloatArray, before: FloatArray
+    ) -> Iterable[Claim]:
+        """Counters go on and second moments don't."""
+        now, then = view.now("second_moment"), _values_before(view, "second_moment")
+        with np.errstate(invalid="ignore"):
+            known = (then > 0) & (now >= 0) & (counters >= np.maximum(0.5 * before, 16))
+            fallen = known & (now < self.value("moments_left") * then)
+        if known.any() and int(fallen.sum()) >= 0.8 * int(known.sum()):
+            yield _claim(
+                view,
+                fallen,
+                before,
+                "counts step {counter} of {fqn}, but its second moment has fallen to {moment:.2g} from {moment_before:.2g} "
+                "in the attempt before",
+                {"moment": now[fallen], "moment_before": then[fallen]},
+            )
+
+    def _went_back(self, view: View, counters: FloatArray) -> Iterable[Claim]:
+        """The optimizer was made anew, or loaded, in the middle of the attempt."""
+        values, _ = view.window("optimizer_step", _WINDOW)
+        rows = np.isfinite(values).any(axis=1)
+        looked = values[rows]
+        if len(looked) < 2:
+            return
+        known = np.isfinite(counters)
+        with np.errstate(invalid="ignore"):
+            back = looked[:-1] - looked[1:] >= self.value("steps")
+        most = back.sum(axis=1) >= max(1.0, self.value("share") * int(known.sum()))
+        steps = view.window_steps(_WINDOW)[rows]
+        if not most[-1] or any(
+            one.step > steps[-2] - _FIRST_STEPS for one in view.checkpoints("load")
+        ):
+            return
+        yield _claim(
+            view,
+            back[-1],
+            looked[-2],
+            "counts step {counter} of {fqn} after {before} at the last look",
+            {},
+            Severity.INFO,
+        )
+
+    def _is_most(self, part: BoolArray, known: BoolArray) -> bool:
+        return bool(part.any()) and int(part.sum()) >= self.value("share") * int(known.sum())
+
+
+def _values_before(view: View, stat: str) -> FloatArray:
+    """The last values of the attempt before, by this attempt's tensors."""
+    values = view.previous.values.get(stat, {}) if view.previous else {}
+    return np.array([values.get(fqn, np.nan) for fqn in view.tensors.fqn], np.float64)
+
+
+def _claim(
+    view: View,
+    mask: BoolArray,
+    before: FloatArray,
+    what: str,
+    evidence: dict[str, FloatArray],
+    severity: Severity | None = None,
+) -> Claim:
+    tensors = np.flatnonzero(mask)
+    return Claim(
+        tensors=tensors,
+        message=f"the optimizer {what}.",
+        advice="Load the optimizer's state after the last time that the optimizer is made, and compare its counters "
+        "with the file.",
+        evidence={
+            "counter": view.now("optimizer_step")[mask].astype(np.int64),
+            "before": np.nan_to_num(before[mask]).astype(np.int64),
+            **evidence,
+        },
+        first_step=np.full(len(tensors), view.step),
+        severity=severity,
+    )

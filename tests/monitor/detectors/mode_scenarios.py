@@ -1,0 +1,226 @@
+"""
+Runs for eval-mode-in-training, batch-norm-frozen and buffer-stuck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, tensor
+from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
+from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
+from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+BODY = ["conv.weight", "head.weight"]
+NORM = ["bn.weight", "bn.bias"]
+STATISTICS = ["bn.running_mean", "bn.running_var", "bn.num_batches_tracked"]
+
+
+def _statistics(prefix: str = "") -> list[Any]:
+    dtypes = ["float32", "float32", "int64"]
+    return [
+        tensor(prefix + name, kind="buffer", dtype=dtype)
+        for name, dtype in zip(STATISTICS, dtypes, strict=True)
+    ]
+
+
+def _network(norm: bool = True) -> Stream:
+    stream = Stream([*BODY, *NORM, *_statistics()] if norm else BODY)
+    stream.optimizers([[*BODY, *NORM] if norm else BODY])
+    return stream
+
+
+def _train(stream: Stream, steps: int, *, still: Sequence[str] = (), **step: Any) -> Stream:
+    """All tensors move, but for `still`."""
+    updates = {"*": 0.01, **dict.fromkeys(still, 0.0)}
+    return _stepped(stream, steps, {"values": {"*": 1.0}, "updates": updates, "lr": 0.1, **step})
+
+
+def _stepped(stream: Stream, steps: int, step: dict[str, Any]) -> Stream:
+    stream.step(steps=steps, **step)
+    return stream
+
+
+@SCENARIOS.fires(
+    EvalModeInTraining, Severity.WARNING, subject="conv.weight", first_step=7, says="since step 7"
+)
+def left_in_eval_mode_after_a_validation() -> Stream:
+    """All modules are in eval mode from the seventh step on; the agent says so four steps later."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 9)
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1), since=7)
+    return _train(stream, 8, still=STATISTICS)
+
+
+@SCENARIOS.fires(EvalModeInTraining, Severity.WARNING, says="3 dropouts")
+def dropouts_alone_are_enough() -> Stream:
+    """No batch norm, but dropout."""
+    stream = _network(norm=False)
+    stream.modes(dropouts=(3, 0))
+    _train(stream, 5)
+    stream.modes(BODY, dropouts=(3, 3))
+    return _train(stream, 10)
+
+
+@SCENARIOS.silent(EvalModeInTraining)
+def model_whose_mode_makes_no_difference() -> Stream:
+    """Neither dropout nor batch norm: eval mode is worth a remark at most."""
+    stream = _network(norm=False)
+    stream.modes()
+    _train(stream, 5)
+    stream.modes(BODY)
+    return _train(stream, 20)
+
+
+@SCENARIOS.silent(EvalModeInTraining, BatchNormFrozen)
+def trained_in_eval_mode_from_the_start() -> Stream:
+    """Fine-tuning with frozen statistics and without dropout, as some do by design."""
+    stream = _network()
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1))
+    return _train(stream, 20, still=STATISTICS)
+
+
+@SCENARIOS.silent(EvalModeInTraining, BatchNormFrozen)
+def batch_norms_frozen_late_by_design() -> Stream:
+    """Only the batch norms are put in eval mode, as in quantisation-aware training."""
+    stream = _network()
+    stream.modes()
+    _train(stream, 10)
+    stream.modes([*NORM, *STATISTICS])
+    return _train(stream, 20, still=STATISTICS)
+
+
+@SCENARIOS.silent(EvalModeInTraining)
+def frozen_backbone() -> Stream:
+    """What is put in eval mode is not trained any more."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 10)
+    for name in [BODY[0], *NORM]:
+        stream.retensor(name, trainable=False)
+    stream.modes([BODY[0], *NORM, *STATISTICS], dropouts=(1, 1))
+    return _train(stream, 20, still=[BODY[0], *NORM, *STATISTICS])
+
+
+@SCENARIOS.silent(EvalModeInTraining)
+def back_in_train_mode_soon() -> Stream:
+    """Some steps in eval mode, and back."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 10)
+    stream.modes([*BODY, *NORM], dropouts=(1, 1))
+    _train(stream, 6)
+    stream.modes(dropouts=(1, 0))
+    return _train(stream, 20)
+
+
+@SCENARIOS.silent(EvalModeInTraining)
+def teacher_in_eval_mode() -> Stream:
+    """An averaged copy is always in eval mode, and no optimizer holds it."""
+    stream = Stream([*BODY, "teacher.conv.weight"])
+    stream.optimizers([BODY])
+    stream.modes(["teacher.conv.weight"], dropouts=(2, 1))
+    return _train(stream, 20)
+
+
+@SCENARIOS.fires(BatchNormFrozen, Severity.WARNING, subject=STATISTICS[0], first_step=6)
+def statistics_that_stop_in_train_mode() -> Stream:
+    """The forward pass runs through a copy from the sixth step on."""
+    stream = _network()
+    stream.modes()
+    _train(stream, 5)
+    return _train(stream, 10, still=STATISTICS)
+
+
+@SCENARIOS.silent(BatchNormFrozen)
+def momentum_zero() -> Stream:
+    """The count of batches goes on: the forward passes are there."""
+    stream = _network()
+    stream.modes()
+    return _train(stream, 20, still=STATISTICS[:2])
+
+
+@SCENARIOS.silent(BatchNormFrozen)
+def statistics_switched_off() -> Stream:
+    """`track_running_stats = False`: batch statistics only, by design."""
+    stream = _network()
+    stream.modes(untracked=[*NORM, *STATISTICS])
+    return _train(stream, 20, still=STATISTICS)
+
+
+@SCENARIOS.silent(BatchNormFrozen)
+def batch_norm_that_is_not_used() -> Stream:
+    """A branch of the model that no batch takes: its weight stands still as well."""
+    stream = _network()
+    stream.modes()
+    return _train(stream, 20, still=[*NORM, *STATISTICS])
+
+
+@SCENARIOS.silent(BatchNormFrozen, BufferStuck)
+def modes_unknown() -> Stream:
+    """An agent that says nothing of modes gives no ground to judge them."""
+    return _train(_network(), 20, still=STATISTICS)
+
+
+TEACHER = [f"teacher.{name}" for name in STATISTICS]
+
+
+def _mean_teacher(extra: Sequence[Any] = ()) -> Stream:
+    stream = Stream(
+        [
+            *(f"student.{name}" for name in NORM),
+            *_statistics("student."),
+            *(tensor(f"teacher.{name}", trainable=False) for name in NORM),
+            *_statistics("teacher."),
+            *extra,
+        ]
+    )
+    stream.optimizers([[f"student.{name}" for name in NORM]])
+    return stream
+
+
+OWN = {"*": 1.0, "teacher.bn.running_mean": 0.0, "student.bn.running_var": 3.0}
+
+
+@SCENARIOS.fires(BufferStuck, Severity.WARNING, subject=TEACHER[0], first_step=1, says="student.bn")
+def average_over_parameters_only() -> Stream:
+    """The teacher's parameters follow, its statistics never do."""
+    return _train(_mean_teacher(), 10, still=TEACHER, values=OWN)
+
+
+@SCENARIOS.silent(BufferStuck)
+def teacher_with_its_own_statistics() -> Stream:
+    """A momentum encoder in train mode."""
+    return _train(_mean_teacher(), 20, values=OWN)
+
+
+@SCENARIOS.silent(BufferStuck)
+def batch_norms_frozen_in_both() -> Stream:
+    """The student's do not move either."""
+    student = [f"student.{name}" for name in STATISTICS]
+    return _train(_mean_teacher(), 20, still=[*TEACHER, *student], values=OWN)
+
+
+@SCENARIOS.silent(BufferStuck)
+def frozen_teacher() -> Stream:
+    """A teacher of distillation: nothing of it moves."""
+    own = [f"teacher.{name}" for name in NORM]
+    return _train(_mean_teacher(), 20, still=[*TEACHER, *own], values=OWN)
+
+
+@SCENARIOS.silent(BufferStuck)
+def stochastic_weight_averaging() -> Stream:
+    """torch's AveragedModel has its statistics made anew at the end."""
+    counted = tensor("teacher.n_averaged", kind="buffer", dtype="int64", shape=[])
+    return _train(_mean_teacher([counted]), 20, still=TEACHER, values=OWN)
+
+
+@SCENARIOS.silent(BufferStuck)
+def statistics_that_are_the_same_anyway() -> Stream:
+    """The student's have not gone anywhere."""
+    return _train(_mean_teacher(), 20, still=TEACHER)
