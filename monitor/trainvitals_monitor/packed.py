@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,15 @@ def pack_frame(header: Mapping[str, Any], tables: Tables) -> bytes:
             how, part = _packed(column)
             fields.append((table, name, how, len(column)))
             parts.append(part)
-    head = json.dumps({"header": header, "columns": fields}, separators=(",", ":")).encode()
+    said = json.dumps(header, separators=(",", ":"))
+    head = f'{{"header":{said},"columns":{_described(tuple(fields))}}}'.encode()
     return b"".join((_LENGTH.pack(len(head)), head, *parts))
+
+
+@lru_cache(maxsize=256)
+def _described(fields: tuple[tuple[str, str, str, int], ...]) -> str:
+    """The columns as JSON; most frames of a run have the same ones."""
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def unpack_frame(blob: bytes) -> tuple[dict[str, Any], dict[str, dict[str, Column]]]:
