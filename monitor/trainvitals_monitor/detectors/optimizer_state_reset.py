@@ -18,7 +18,7 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.findings import Severity
-from trainvitals_monitor.history import View
+from trainvitals_monitor.history import Previous, View
 
 _FIRST_STEPS = 3
 """Counters are looked at in each of an attempt's first steps."""
@@ -30,7 +30,8 @@ class OptimizerStateReset(Detector):
     Detects:
         An attempt whose weights go on from what the one before saved together with its optimizer, while most of the
         optimizer's own step counters begin at 0 again. Or counters that go on, with second moments that have fallen to
-        a tenth. Counters that went back within an attempt, without a load, are info.
+        a tenth. Counters that went back within an attempt, without a load, are info, and so is a model with other
+        parameters or shapes than before, to which the old state cannot fit.
 
     Why it matters:
         Adam's first steps after a reset are as long as its learning rate allows, whatever the gradients are: the loss
@@ -107,6 +108,7 @@ class OptimizerStateReset(Detector):
             return
         saves = [one for one in previous.last_checkpoints if one.op == "save"]
         kept = any(one.has_optimizer and not one.failed for one in [*saves, save])
+        fits = _is_same_model(view, previous)
         yield _claim(
             view,
             fresh,
@@ -114,7 +116,7 @@ class OptimizerStateReset(Detector):
             "counts step {counter} of {fqn} after {before} in the attempt before, although the weights go on from "
             "the save of step {save_step}",
             {"save_step": np.full(int(fresh.sum()), save.step)},
-            None if kept else Severity.INFO,
+            None if kept and fits else Severity.INFO,
         )
 
     def _lost_moments(
@@ -162,6 +164,15 @@ class OptimizerStateReset(Detector):
 
     def _is_most(self, part: BoolArray, known: BoolArray) -> bool:
         return bool(part.any()) and int(part.sum()) >= self.value("share") * int(known.sum())
+
+
+def _is_same_model(view: View, previous: Previous) -> bool:
+    """Whether the state of the optimizer before could be loaded: the parameters and their shapes are what they were."""
+    tensors = view.tensors
+    shapes = dict(zip(tensors.fqn, tensors.shape, strict=True))
+    trained = set(previous.values.get("optimizer_step", {}))
+    now = {tensors.fqn[index] for index in np.flatnonzero(view.held)}
+    return trained <= now and all(previous.shapes.get(fqn) == shapes[fqn] for fqn in now)
 
 
 def _values_before(view: View, stat: str) -> FloatArray:

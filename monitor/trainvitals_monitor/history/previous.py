@@ -27,6 +27,7 @@ class Previous:
     base_step: int
     tensors: Mapping[str, int]
     dtypes: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     raw_fqns: frozenset[str]
     values: Mapping[str, Mapping[str, float]]
     last_checkpoints: list[Checkpoint] = field(default_factory=list)

@@ -88,6 +88,7 @@ def _left_by(attempt: AttemptHistory) -> Previous:
         base_step=attempt.base_step,
         tensors={fqn: index for index, fqn in enumerate(table.fqn)},
         dtypes=dict(zip(table.fqn, table.dtype, strict=True)),
+        shapes=dict(zip(table.fqn, table.shape, strict=True)),
         raw_fqns=frozenset(table.raw_fqn),
         values={stat: dict(_values(attempt, stat)) for stat in attempt.window.stats},
         last_checkpoints=attempt.checkpoints.presented,

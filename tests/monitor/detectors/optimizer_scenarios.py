@@ -83,6 +83,14 @@ def weights_alone_were_kept() -> Stream:
 
 
 @SCENARIOS.silent(OptimizerStateReset)
+def a_new_head_of_another_shape() -> Stream:
+    """Fine-tuning goes on from the save with other classes: the optimizer's state cannot fit."""
+    stream = _saved()
+    stream.restart([tensor(NAMES[0], shape=[8, 8]), tensor(NAMES[1], shape=[5, 8])])
+    return _goes_on(stream, 1)
+
+
+@SCENARIOS.silent(OptimizerStateReset)
 def rolled_back_to_an_earlier_save() -> Stream:
     """Counters and moments of an earlier step."""
     return _goes_on(_saved(), 11, moment=0.05)
