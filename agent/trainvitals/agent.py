@@ -258,7 +258,8 @@ class Agent:
     def _after_round(self, optimizers: Sequence[Optimizer]) -> None:
         self._rounds.after_round(optimizers)
         remember_step(self.run, self.settings.monitor, self._progress.step)
-        self._guard.call("findings", self._answers.tell)
+        # Where nobody trains any more, nobody is there to be raised at.
+        self._guard.call("findings", self._answers.tell, not self._is_leaving)
 
     def _header(self, seq: int) -> Header:
         """On the sender's thread, which adds what waits in the record."""

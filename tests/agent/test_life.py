@@ -110,6 +110,23 @@ def test_an_abandoned_agent_closes_itself(tmp_path: Path) -> None:
     assert len(torch_optimizer._global_optimizer_pre_hooks) == hooks
 
 
+def test_an_abandoned_agent_raises_at_nobody(tmp_path: Path) -> None:
+    """It ends a round that was still waiting, with a finding to be raised, and closes all the same."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    pair = [torch.optim.SGD(part.parameters(), lr=0.1) for part in model]
+    agent = trainvitals.attach(model, pair, monitor=str(tmp_path), quiet=True, budget=None)
+    words = dict.fromkeys(("id", "detector", "severity", "message", "advice"), "critical")
+    agent._answers._on_finding = "raise"
+    agent._answers.take({"findings": [words]})
+    model(torch.ones(2, 4)).sum().backward()
+    pair[0].step()
+    del model, pair
+    gc.collect()
+    assert soon(lambda: agent._attachment not in ATTACHED.agents)
+    assert soon(lambda: phases(tmp_path)[-1:] == ["closed"])
+    assert agent.coverage()["steps"] == 1
+
+
 def test_an_agent_that_is_held_holds_no_model(tmp_path: Path) -> None:
     """The agent outlives the model: its methods work, and it says what was covered."""
     model = nn.Linear(4, 4)
