@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainvitals.agent import Agent, attach
+    from trainvitals.agent import Agent
+    from trainvitals.attaching import attach
     from trainvitals.contract import Contract
     from trainvitals.errors import BadFrame, BadSetting, FindingRaised, TrainvitalsError
 
@@ -27,7 +28,7 @@ _HOMES = {
     "Contract": "contract",
     "FindingRaised": "errors",
     "TrainvitalsError": "errors",
-    "attach": "agent",
+    "attach": "attaching",
 }
 
 __all__ = [

@@ -2,16 +2,16 @@
 The agent: reads a trainer's state around its optimizer steps, and sends what it read.
 
 This file puts the parts together: the clock says when, the budget what, the probes read, the record keeps until the
-sender's thread sends. `attach` is the public entry; everything that the trainer calls goes through the guard.
+sender's thread sends. Made by `attach` (attaching.py); everything that the trainer calls goes through the guard.
 """
 
 from __future__ import annotations
 
 import atexit
 import secrets
+import threading
 import time
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -22,18 +22,12 @@ from torch.optim import Optimizer
 
 import trainvitals
 from trainvitals.answers import Answers, OnFinding
-from trainvitals.arguments import (
-    check_models,
-    check_on_finding,
-    check_optimizers,
-    check_step,
-    is_replicated,
-)
+from trainvitals.arguments import is_replicated
+from trainvitals.attached import ATTACHED, Attachment
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
 from trainvitals.budget import Budget
 from trainvitals.clock import Clock
 from trainvitals.contract import Contract
-from trainvitals.errors import BadSetting
 from trainvitals.frame import Header
 from trainvitals.guard import Guard
 from trainvitals.ownership import Ownership
@@ -46,65 +40,10 @@ from trainvitals.record import Record
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.rounds import Rounds
 from trainvitals.sender import Sender
-from trainvitals.settings import Settings, resolve
+from trainvitals.settings import Settings
 from trainvitals.slots import SlotTable
 from trainvitals.speech import attach_line, say, summary_line
 from trainvitals.swaps import SWAPS
-
-# Model -> the agent that is attached to it, so that attaching twice is noticed.
-_ATTACHED: weakref.WeakKeyDictionary[nn.Module, Agent] = weakref.WeakKeyDictionary()
-
-
-def attached_agents() -> list[Agent]:
-    """The agents that are attached in this process now."""
-    return list({id(agent): agent for agent in _ATTACHED.values()}.values())
-
-
-def attach(
-    model: nn.Module | Iterable[nn.Module],
-    optimizer: Optimizer | Iterable[Optimizer] | None = None,
-    *,
-    run: str | None = None,
-    monitor: str | None = None,
-    step: int = 0,
-    contract: Contract | None = None,
-    on_finding: OnFinding = "log",
-    **settings: Any,
-) -> Agent:
-    """
-    Watch a model's training from now on; call it once, before the first step, when the weights are loaded.
-
-    Args:
-        model: what is trained: one module or several (a GAN's), wrapped (DDP, FSDP2, torch.compile) or not.
-        optimizer: what trains it, one or several. None: found at the first step by the parameters it holds.
-        run: the run's name; the same name continues a run after a restart.
-        monitor: `http://host:port` of a monitor, or a folder for frames that `trainvitals replay` reads.
-            Default: TRAINVITALS_MONITOR, else the folder `trainvitals-frames`.
-        step: optimizer steps already done. Left at 0, a second attach to the same run in the same process goes on
-            counting where the first stopped.
-        contract: what you declare of the state (frozen, tied, dtypes).
-        on_finding: "log", "raise" (end the training: one rank, with a monitor), or a callable that gets each new
-            finding as a dict, on the trainer's thread at the step after the monitor's answer.
-        settings: see docs/settings.md; each also has an environment variable.
-
-    Raises:
-        BadSetting: (a ValueError) for arguments that can't be meant; nothing else ever reaches the trainer.
-    """
-    resolved = resolve({**settings, "run": run, "monitor": monitor})
-    models, optimizers = check_models(model), check_optimizers(optimizer)
-    for each in models:
-        if each in _ATTACHED:
-            raise BadSetting(
-                f"attach(model={type(each).__name__}): an agent is attached to this model already; "
-                "use that one, or call its close() first"
-            )
-    if contract is not None and not isinstance(contract, Contract):
-        raise BadSetting(f"contract={contract!r}: must be a trainvitals.Contract")
-    world_size = read_world().world_size
-    checked = check_on_finding(on_finding, resolved.to_folder, world_size)
-    agent = Agent(models, optimizers, resolved, check_step(step), contract or Contract(), checked)
-    agent.start()
-    return agent
 
 
 class Agent:
@@ -129,8 +68,7 @@ class Agent:
         self.attempt = attempt_key(self.settings, self.run)
         base = step or last_step(self.run, settings.monitor) or 0
         self._progress = Progress.at(base)
-        self._models = list(models)
-        self._given = list(optimizers)
+        self._models = [type(model).__name__ for model in models]
         self._contract = contract
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
@@ -152,53 +90,86 @@ class Agent:
             self._ownership.owns,
             self._rounds.before_step,
             self._after_round,
-            self._given,
+            optimizers,
             guarded=self._guard.call,
             attempted=self._guard.attempt,
         )
-        self._sender = Sender(self.settings, self._record, self._header, self._answers.take)
+        self._sender = Sender(
+            self.settings, self._record, self._header, self._answers.take, self._on_poll
+        )
         self._started_at = time.time()
         self._process = secrets.token_hex(8)
-        self._closed = False
+        self._attachment = Attachment(self._slots, self.close, self._become_a_copy)
+        self._closing = threading.RLock()
+        self._closed = self._is_leaving = False
+        self._report: dict[str, Any] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, optimizers: Sequence[Optimizer]) -> None:
         """Put up the hooks and say what was found."""
-        for model in self._models:
-            _ATTACHED[model] = self
-        atexit.register(self.close)
         SWAPS.hold()
+        ATTACHED.add(self._attachment)
+        atexit.register(self.close)
         self._guard.call("tensor table", self._rounds.send_tensor_table)
-        for optimizer in self._given:
+        for optimizer in optimizers:
             self._guard.call("optimizers", self._ownership.know, optimizer)
         self._guard.call("checkpoint", self._checkpoints.start)
         self._clock.start()
         self._guard.call("sender", self._sender.start)
         if not self.settings.quiet and self.world.rank == 0:
-            say(self._attach_line())
+            say(self._attach_line(optimizers))
 
     def close(self) -> None:
-        """Send what waits (at most `close_timeout_s`), remove every hook and patch, say what was covered. Idempotent."""
-        if self._closed:
-            return
-        self._guard.call("clock", self._clock.finish_round)
-        self._closed = True
-        self._clock.stop()
-        self._slots.let_go()
-        SWAPS.release()
-        for probe in self._probes:
-            self._guard.call(f"{probe.name} (close)", probe.close)
-        self._guard.call("loss", self._log.flush, self._record)
-        self._progress.complete()
-        self._progress.phase = "closed"
-        self._guard.call("sender", self._sender.close, self.settings.close_timeout_s)
-        for model in self._models:
-            _ATTACHED.pop(model, None)
+        """
+        Send what waits (at most `close_timeout_s`), remove every hook and patch, say what was covered. Idempotent.
+
+        A closed agent keeps nothing of the model. One whose models nobody holds any more closes itself.
+        """
+        self._close(self._clock.stop)
+
+    def _close(self, end_clock: Callable[[], None]) -> None:
+        with self._closing:
+            if self._closed:
+                return
+            self._guard.call("clock", self._clock.finish_round)
+            self._closed = True
+            end_clock()
+            self._slots.let_go()
+            SWAPS.release()
+            for probe in self._probes:
+                self._guard.call(f"{probe.name} (close)", probe.close)
+            self._guard.call("loss", self._log.flush, self._record)
+            self._progress.complete()
+            self._progress.phase = "closed"
+            self._guard.call("sender", self._sender.close, self.settings.close_timeout_s)
+            ATTACHED.discard(self._attachment)
+            atexit.unregister(self.close)
+            self._guard.call("findings", self._answers.tell, False)
+            self._report = self.coverage()
+            self._slots.drop()
+            if not self.settings.quiet and self.world.rank == 0:
+                say(summary_line(self._report))
+
+    def _become_a_copy(self) -> None:
+        """In a forked child, where it is silent: whoever closed it in the parent does not do so here."""
+        self._closing = threading.RLock()
         atexit.unregister(self.close)
-        self._guard.call("findings", self._answers.tell, False)
-        if not self.settings.quiet and self.world.rank == 0:
-            say(summary_line(self.coverage()))
+
+    def _on_poll(self) -> None:
+        """On the sender's thread, which can't wait for itself, nor remove hooks that a trainer may be in."""
+        if not self._is_leaving and not self._closed and self._slots.is_abandoned():
+            self._is_leaving = True
+            threading.Thread(
+                target=self._guard.call,
+                args=("close", self._leave),
+                name="trainvitals-close",
+                daemon=True,
+            ).start()
+
+    def _leave(self) -> None:
+        self._close(self._clock.silence)
+        ATTACHED.leave(self._clock.stop)
 
     def flush(self) -> bool:
         """Send all that is known now; True when the monitor has taken it (or the folder holds it)."""
@@ -257,6 +228,8 @@ class Agent:
 
     def coverage(self) -> dict[str, Any]:
         """What was looked at and what was never seen; counts, and ages in steps."""
+        if self._report is not None:
+            return dict(self._report)
         report = self._rounds.coverage(self._checkpoints.coverage())
         return {
             **report,
@@ -285,7 +258,8 @@ class Agent:
     def _after_round(self, optimizers: Sequence[Optimizer]) -> None:
         self._rounds.after_round(optimizers)
         remember_step(self.run, self.settings.monitor, self._progress.step)
-        self._guard.call("findings", self._answers.tell)
+        # Where nobody trains any more, nobody is there to be raised at.
+        self._guard.call("findings", self._answers.tell, not self._is_leaving)
 
     def _header(self, seq: int) -> Header:
         """On the sender's thread, which adds what waits in the record."""
@@ -308,14 +282,14 @@ class Agent:
             about={"torch": torch.__version__},
         )
 
-    def _attach_line(self) -> str:
+    def _attach_line(self, optimizers: Sequence[Optimizer]) -> str:
         watched = sum(role_of(self._slots.fqn(i)) in WATCHED for i in range(len(self._slots)))
         return attach_line(
             run=self.run,
-            models=[type(model).__name__ for model in self._models],
+            models=self._models,
             num_tensors=len(self._slots),
             num_watched=watched,
-            optimizers=[type(optimizer).__name__ for optimizer in self._given],
+            optimizers=[type(optimizer).__name__ for optimizer in optimizers],
             target=self.settings.monitor,
             to_folder=self.settings.to_folder,
             budget=self.settings.budget,

@@ -126,10 +126,10 @@ class Arrival:
 
     def _attach(self, optimizer: Optimizer) -> None:
         import trainvitals
-        from trainvitals.agent import attached_agents
+        from trainvitals.attached import ATTACHED
         from trainvitals.roots import live_optimizers, outermost, owned_by, roots_of
 
-        if attached_agents():
+        if ATTACHED.agents:
             self._is_left_to_program = True
             return
         gc.collect()  # models of an earlier trial that are garbage already are not what is trained now
@@ -139,7 +139,7 @@ class Arrival:
             self._why_not = f"no live model owns what {type(optimizer).__name__} trains"
             return
         try:
-            with _registering_in(self._hooks):
+            with _registering_in(self._hooks), ATTACHED.in_step():
                 self._agent = trainvitals.attach(models, optimizers)
         except BadSetting as error:
             self._why_not = str(error)

@@ -89,6 +89,11 @@ class Clock:
             handle.remove()
         self._handles = []
 
+    def silence(self) -> None:
+        """Ignore every step from now on; the hooks stay until `stop`, for torch may be running through them."""
+        self._pid = 0
+        self._round, self._nest = [], []
+
     def touched(self) -> list[str]:
         """What of torch's the clock has put hooks on."""
         names = ("torch.optim.optimizer: step pre-hook", "torch.optim.optimizer: step post-hook")

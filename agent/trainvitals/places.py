@@ -7,7 +7,8 @@ unique over all attached models, and the raw ones as the modules have them today
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -20,18 +21,55 @@ from trainvitals.fqn import canonical_fqns
 @dataclass(frozen=True)
 class Place:
     """
-    `owner[key]` is the tensor, unless `shadow` (the module's own `__dict__`) has the key too: then attribute access,
-    and so the forward pass, sees that one (`object.__setattr__` on a buffer's name, as in torchtitan #1222's family).
+    `owner[key]` is the tensor, unless the `__dict__` of the module itself, `home()`, has the key too: then attribute
+    access, and so the forward pass, sees that one (`object.__setattr__` on a buffer's name, as in torchtitan #1222's
+    family). `home` is a weak reference: whoever drops the model is rid of it. `root`: number of the model.
     """
 
     fqn: str
     raw_fqn: str
     kind: Literal["param", "buffer"]
     owner: Mapping[str, Any]
-    shadow: Mapping[str, Any]
+    home: Callable[[], nn.Module | None]
     key: str
     module: str
     persistent: bool
+    root: int
+
+
+class Root:
+    """
+    One attached model, held weakly. A container that was only made for the call is gone at once: what is left of it
+    are those of its modules that somebody else holds, under the names that they had in it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Callable[[], nn.Module | None] = weakref.ref(model)
+        self.name = _class_name(_unwrapped(model))
+        self._parts: list[tuple[str, Callable[[], nn.Module | None]]] = []
+
+    def remember_parts(self) -> None:
+        """From now on the parts are known when the model itself is gone; a weak reference a module."""
+        model = self.model()
+        if model is not None:
+            parts = _modules(model, "", ())
+            self._parts = [(prefix, weakref.ref(module)) for prefix, module in parts]
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Prefix and module: the model itself, else the outermost of its modules that are alive."""
+        model = self.model()
+        if model is not None:
+            return [("", model)]
+        outermost: list[tuple[str, nn.Module]] = []
+        for prefix, reference in self._parts:
+            module = reference()
+            if module is not None and not any(prefix.startswith(above) for above, _ in outermost):
+                outermost.append((prefix, module))
+        return outermost
+
+    def has_place_for(self, raw_fqn: str) -> bool:
+        """Whether what is left of it is, or is around, the module that had this tensor."""
+        return any(raw_fqn.startswith(prefix) for prefix, _ in self.parts())
 
 
 _Found = tuple[str, nn.Module, Literal["param", "buffer"], Mapping[str, Any], str]
@@ -44,18 +82,26 @@ def find_places(models: Sequence[nn.Module]) -> list[Place]:
     Names get the model's class (or its number) in front only when two models would share one: a GAN's generator and
     discriminator do, an encoder and a decoder with different names don't. Cost: some us a tensor.
     """
-    found = [list(_tensors(model)) for model in roots(models)]
+    return find_in([Root(model) for model in roots(models)])
+
+
+def find_in(models: Sequence[Root]) -> list[Place]:
+    """As `find_places`, in what is left of these models."""
+    found = [
+        [entry for prefix, module in root.parts() for entry in _tensors(module, prefix)]
+        for root in models
+    ]
     names = [_canonical(tuple(raw for raw, *_ in one)) for one in found]
     together = [name for one in names for name in one]
     if len(set(together)) < len(together):
-        prefixes = _prefixes(roots(models))
+        prefixes = _prefixes([root.name for root in models])
         names = [
             [f"{prefix}.{name}" for name in one]
             for prefix, one in zip(prefixes, names, strict=True)
         ]
     return [
-        _place(fqn, *entry)
-        for one, fqns in zip(found, names, strict=True)
+        _place(number, fqn, *entry)
+        for number, (one, fqns) in enumerate(zip(found, names, strict=True))
         for fqn, entry in zip(fqns, one, strict=True)
     ]
 
@@ -77,8 +123,8 @@ def roots(models: Sequence[nn.Module]) -> list[nn.Module]:
     return chosen
 
 
-def _tensors(root: nn.Module) -> Iterator[_Found]:
-    for prefix, module in _modules(root, "", ()):
+def _tensors(top: nn.Module, above: str) -> Iterator[_Found]:
+    for prefix, module in _modules(top, above, ()):
         for kind, owner in (("param", module._parameters), ("buffer", module._buffers)):
             # ScriptModules hand out wrappers that make new Python objects at every look.
             held = owner if isinstance(owner, dict) else dict(owner.items())
@@ -99,6 +145,7 @@ def _modules(
 
 
 def _place(
+    root: int,
     fqn: str,
     raw_fqn: str,
     module: nn.Module,
@@ -107,8 +154,8 @@ def _place(
     key: str,
 ) -> Place:
     persistent = kind == "param" or key not in module._non_persistent_buffers_set
-    shadow = module.__dict__
-    return Place(fqn, raw_fqn, kind, owner, shadow, key, _class_name(module), persistent)
+    home = weakref.ref(module)
+    return Place(fqn, raw_fqn, kind, owner, home, key, _class_name(module), persistent, root)
 
 
 def _class_name(module: nn.Module) -> str:
@@ -121,12 +168,11 @@ def _class_name(module: nn.Module) -> str:
     return made.__name__
 
 
-def _prefixes(models: Sequence[nn.Module]) -> list[str]:
-    classes = [_class_name(_unwrapped(model)) for model in models]
+def _prefixes(classes: list[str]) -> list[str]:
     if len(set(classes)) == len(classes):
         return classes
     # No dot before the number: patterns star bare numbers, and would group the models' tensors together.
-    return [f"model{number}" for number in range(len(models))]
+    return [f"model{number}" for number in range(len(classes))]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -13,6 +13,8 @@ The agent gives two callables, both called on the sender's thread:
   and `dropped` (rows that the record dropped included) by itself: what the agent puts there is overwritten.
 * `on_reply(reply)`: the monitor's answer to an accepted frame, parsed JSON:
   `{"accepted": true, "findings": [...], "page": "..."}`. Not called when frames go to a folder.
+
+A third one, `on_poll()`, is called there some times a second.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from trainvitals.termination import Termination
 
 MakeHeader = Callable[[int], Header]
 OnReply = Callable[[dict[str, Any]], None]
+OnPoll = Callable[[], None]
 
 _POLL_S = 0.2
 _MUCH_BYTES = 8 << 20
@@ -62,11 +65,17 @@ class Sender:
     """
 
     def __init__(
-        self, settings: Settings, record: Record, make_header: MakeHeader, on_reply: OnReply
+        self,
+        settings: Settings,
+        record: Record,
+        make_header: MakeHeader,
+        on_reply: OnReply,
+        on_poll: OnPoll = lambda: None,
     ) -> None:
         self._settings = settings
         self._record = record
         self._make_header = make_header
+        self._on_poll = on_poll
         self._delivery = Delivery(settings, on_reply)
         # A SimpleQueue's methods may be called by a signal handler that has interrupted them.
         self._requests: SimpleQueue[_Request] = SimpleQueue()
@@ -171,6 +180,7 @@ class Sender:
             with contextlib.suppress(Empty):
                 requests.append(self._requests.get(timeout=poll_s))
                 continue
+            self._guarded(self._on_poll)
             if requests or self._frame_is_due() or self._delivery.is_due:
                 break
         return requests

@@ -41,9 +41,9 @@ class Slot:
 
     __slots__ = (
         "_has_pointer",
+        "_home",
         "_key",
         "_owner",
-        "_shadow",
         "identity",
         "index",
         "layout",
@@ -69,19 +69,21 @@ class Slot:
         """The slot is found there now."""
         self.place = place
         self._owner: Mapping[str, Any] = place.owner
-        self._shadow: Mapping[str, Any] = place.shadow
+        self._home: Callable[[], nn.Module | None] = place.home
         self._key = place.key
 
     def now(self) -> torch.Tensor | None:
         """The tensor that the module's attribute gives now."""
-        found = self._shadow.get(self._key)
+        home = self._home()
+        found = None if home is None else home.__dict__.get(self._key)
         if found is None:
             found = self._owner.get(self._key)
         return found if isinstance(found, torch.Tensor) else None
 
     def is_same(self) -> bool:
         """Whether it holds what it held; 0.6 us."""
-        found = self._shadow.get(self._key)
+        home = self._home()
+        found = None if home is None else home.__dict__.get(self._key)
         if found is None:
             found = self._owner.get(self._key)
         if found is not self.reference():
@@ -90,11 +92,12 @@ class Slot:
         if found is None or state is None or not self._has_pointer:
             return (None if found is None else state_of(found)) == state
         # The same pointer is the same device.
+        storage, dtype, _, shape, trainable = state
         return (
-            found.data_ptr() == state.storage
-            and found.dtype is state.dtype
-            and found.requires_grad is state.trainable
-            and found.shape == state.shape
+            found.data_ptr() == storage
+            and found.dtype is dtype
+            and found.requires_grad is trainable
+            and found.shape == shape
         )
 
     def adopt(self, tensor: torch.Tensor | None) -> None:

@@ -18,7 +18,7 @@ from trainvitals.dtypes import reading
 from trainvitals.frame import SlotChanged, TensorInfo
 from trainvitals.holding import Holding, Holdings
 from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
-from trainvitals.places import Place, find_places
+from trainvitals.places import Place, Root, find_in, roots
 from trainvitals.slot import Slot, is_shapeless, words
 
 
@@ -27,7 +27,7 @@ class SlotTable:
     All slots of the attached models; indices are per rank and attempt, and never used twice.
 
     `replicated`: the models are under a DDP root. Everything runs on the trainer's thread, without synchronising a
-    device. The first real step calls `rebaseline`: what initialises, casts and shards before it is no change.
+    device. Modules are held weakly; the dicts that their tensors hang in are kept until `drop`. The first real step calls `rebaseline`: what initialises, casts and shards before it is no change.
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class SlotTable:
         """Grows with new slots, and whenever one changes its shape or device: what is known of their sizes is old."""
         self.renamed: list[int] = []
         """Slots whose raw name, kind or persistence the last walk found changed; the canonical name never does."""
-        self._models = tuple(models)
+        self._roots = [Root(model) for model in roots(models)]
+        for root in self._roots:
+            root.remember_parts()
         self._replicated = replicated
         self._by_fqn: dict[str, Slot] = {}
         self._by_id: dict[int, list[int]] = {}
@@ -197,10 +199,28 @@ class SlotTable:
         for slot in self.slots:
             slot.let_go()
 
+    def drop(self) -> None:
+        """Keep nothing of the models; only names and what was known of the tensors is left."""
+        self.let_go()
+        self._roots = []
+        self._holdings = Holdings(self)
+        for slot in self.slots:
+            slot.move(_emptied(slot.place))
+
+    def is_abandoned(self) -> bool:
+        """Whether nobody holds a model, nor a module with a tensor of ours, any more. Any thread; 0.2 us if not."""
+        return all(root.model() is None for root in self._roots) and all(
+            slot.place.home() is None for slot in self.slots
+        )
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether it is one of the attached models."""
+        return any(root.model() is model for root in self._roots)
+
     def _find(self) -> None:
         missing = dict(self._by_fqn)
         self.renamed = []
-        for place in find_places(self._models):
+        for place in find_in(self._roots):
             slot = missing.pop(place.fqn, None)
             if slot is None:
                 slot = Slot(len(self.slots), place)
@@ -211,7 +231,9 @@ class SlotTable:
                 self.renamed.append(slot.index)
             slot.move(place)
         for slot in missing.values():
-            slot.move(replace(slot.place, owner={}, shadow={}))
+            # That the trainer has dropped a whole model is no loss of its tensors.
+            if self._roots[slot.place.root].has_place_for(slot.place.raw_fqn):
+                slot.move(_emptied(slot.place))
 
     def _changed(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> SlotChanged:
         before, was_there = slot.state, slot.reference()
@@ -255,6 +277,14 @@ class SlotTable:
             indices = self._by_id.setdefault(slot.identity, [])
             indices.append(slot.index)
             indices.sort()
+
+
+def _emptied(place: Place) -> Place:
+    return replace(place, owner={}, home=_nobody)
+
+
+def _nobody() -> None:
+    return None
 
 
 def _named(place: Place) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ Touches `torch.utils.swap_tensors` while any agent is attached; its callers look
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -23,23 +24,26 @@ class Swaps:
     """The patch, for the whole process: the first `hold` puts it up, the last `release` takes it away."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._holders = 0
         self._patch: Patch | None = None
 
     def hold(self) -> None:
         """One more agent is attached."""
-        self._holders += 1
-        if self._patch is None:
-            self._patch = Patch(
-                torch.utils, "swap_tensors", "torch.utils.swap_tensors", _step_aside
-            )
+        with self._lock:
+            self._holders += 1
+            if self._patch is None:
+                self._patch = Patch(
+                    torch.utils, "swap_tensors", "torch.utils.swap_tensors", _step_aside
+                )
 
     def release(self) -> None:
         """One less."""
-        self._holders -= 1
-        if self._holders == 0 and self._patch is not None:
-            self._patch.restore()
-            self._patch = None
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0 and self._patch is not None:
+                self._patch.restore()
+                self._patch = None
 
     def touched(self) -> list[str]:
         """What is replaced now."""

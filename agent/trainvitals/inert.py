@@ -1,0 +1,63 @@
+"""
+What `attach` answers where it failed for a reason of ours: an agent that watches nothing, so that training goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainvitals.agent import Agent
+from trainvitals.attempt import World
+from trainvitals.settings import resolve
+
+
+class InertAgent(Agent):
+    """An agent without hooks, thread or facts; every method works, and does nothing."""
+
+    def __init__(self, error: str) -> None:
+        self._error = error
+        self.run = self.attempt = ""
+        self.world = World()
+        self.settings = resolve({}, {})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def flush(self) -> bool:
+        """Nothing was sent."""
+        return False
+
+    def log(self, *, step: int | None = None, loss: Any = None, **scalars: Any) -> None:
+        """Nobody listens."""
+
+    def step(self) -> None:
+        """Nobody looks."""
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def coverage(self) -> dict[str, Any]:
+        """Nothing was looked at, and why."""
+        return {
+            "steps": 0,
+            "tensors": 0,
+            "tensors_seen": 0,
+            "tensors_exact": 0,
+            "oldest_look_steps": None,
+            "saves": 0,
+            "loads": 0,
+            "never_seen": ["an optimizer step", "a save", "a resume (a load)"],
+            "switched_off": {"attach": self._error},
+            "failures": {},
+            "plan": {},
+        }
+
+    def plan(self) -> Any:
+        """No look is taken."""
+        return {}
+
+    def touched(self) -> list[str]:
+        """Nothing."""
+        return []
