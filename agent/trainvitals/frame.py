@@ -32,7 +32,7 @@ from trainvitals.events import (
     ProbeFailed,
     SlotChanged,
 )
-from trainvitals.facts import KEY_DTYPES, TABLE_BY_NAME, Table
+from trainvitals.facts import KEY_DTYPES, TABLE_BY_NAME, TABLES, Table
 
 SCHEMA_VERSION = 1
 MAX_HEADER_BYTES = 4 << 20
@@ -147,11 +147,10 @@ def decode(blob: bytes) -> tuple[dict[str, Any], dict[str, dict[str, npt.NDArray
         raise BadFrame(f"not a safetensors blob: {error}") from error
     tables: dict[str, dict[str, npt.NDArray[Any]]] = {}
     for full_name, content in blobs:
-        name, _, column = full_name.partition(".")
-        known = TABLE_BY_NAME.get(name)
-        if known is None or not _has(known, column):
-            continue
-        tables.setdefault(name, {})[column] = _array(full_name, content, known.dtype_of(column))
+        known = _COLUMNS.get(full_name)
+        if known is not None:
+            name, column, dtype = known
+            tables.setdefault(name, {})[column] = _array(full_name, content, dtype)
     for name, columns in tables.items():
         _length(name, columns)
         missing = [key for key in TABLE_BY_NAME[name].keys if key not in columns]
@@ -186,6 +185,12 @@ def _array(name: str, content: Mapping[str, Any], dtype: str) -> npt.NDArray[Any
     return np.frombuffer(content["data"], dtype=dtype)
 
 
+# Every column by its name on the wire: table, column, dtype.
+_COLUMNS = {
+    f"{table.name}.{column}": (table.name, column, table.dtype_of(column))
+    for table in TABLES
+    for column in (*table.keys, *(own.name for own in table.columns))
+}
 _WIRE_DTYPES = {
     "float64": "F64",
     "float32": "F32",
@@ -201,10 +206,6 @@ def _known_table(name: str) -> Table:
     if table is None:
         raise BadFrame(f"no table {name!r} in facts.py")
     return table
-
-
-def _has(table: Table, column: str) -> bool:
-    return column in table.keys or any(column == own.name for own in table.columns)
 
 
 def _dtype_of(table: Table, column: str) -> str:
