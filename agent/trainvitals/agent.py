@@ -76,7 +76,7 @@ class Agent:
         self._slots = SlotTable(
             models, world_size=self.world.world_size, replicated=is_replicated(models)
         )
-        self._ownership = Ownership(self._slots, self._given)
+        self._ownership = Ownership(self._slots, optimizers)
         self._log = Log()
         self._checkpoints = Checkpoints(
             self._slots, self._record, self._steps_done, self._guard.call

@@ -54,9 +54,9 @@ class SlotTable:
         return len(self.slots)
 
     @property
-    def models(self) -> tuple[nn.Module, ...]:
-        """The attached models."""
-        return self._models
+    def models(self) -> list[nn.Module]:
+        """The attached models that are still there; of a container that is gone, its parts."""
+        return [module for root in self._roots for _, module in root.parts()]
 
     def fqn(self, index: int) -> str:
         """The canonical name, unique over all models."""
