@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Two gloo processes or two test workers that each spin on every core take ten times as long.
 QUIET_THREADS := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
-SOURCES := agent monitor tests
+SOURCES := agent monitor tests benchmarks
 
 .PHONY: help demo test lint format generate clean
 
