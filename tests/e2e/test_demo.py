@@ -56,6 +56,21 @@ def test_fault_is_found(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_demos_at_once_share_no_port(tmp_path: Path) -> None:
+    """Both look for the usual port at the same moment; both get a monitor."""
+    command = [sys.executable, "-m", "trainvitals", "demo", "--steps", "4", "--fault", "none"]
+    both = [
+        subprocess.Popen(
+            [*command, "--linger", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    outputs = [one.communicate(timeout=250)[0].decode() for one in both]
+    assert [one.returncode for one in both] == [0, 0], outputs
+    assert all("no findings" in output for output in outputs)
+
+
+@pytest.mark.slow
 def test_monitor_stays_and_goes(tmp_path: Path) -> None:
     """Without a terminal the monitor stays behind as the process that was named, and can still be asked."""
     ended = demo(tmp_path, "--fault", "router-dtype", "--linger", "60")

@@ -4,8 +4,6 @@ Gradients that were kept from one step to the next: what was written into them i
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +23,20 @@ REST_STEPS = 256
 
 @dataclass
 class _Gradient:
-    """One parameter's gradient at the step before: the object, its version then, and its cores if it was kept."""
+    """
+    One parameter's gradient at the step before: its id, its version then, and its cores if it was kept.
 
-    reference: Callable[[], torch.Tensor | None]
+    Not a weak reference: `torch.utils.swap_tensors`, which a conversion of the model calls for gradients too, refuses
+    tensors that have one. Ids are re-used, but another gradient's version begins anew instead of going on.
+    """
+
+    identity: int
     version: int
     cores: torch.Tensor | None
+
+    def is_kept(self, gradient: torch.Tensor) -> bool:
+        """Whether this is the same gradient, written into since."""
+        return self.identity == id(gradient) and gradient._version > self.version
 
 
 class KeptGradients(Probe):
@@ -49,7 +56,7 @@ class KeptGradients(Probe):
         self._first_step = -1
 
     def before_step(self, look: Look) -> None:
-        """Rows for the chosen parameters whose gradient is the same object as at the step before."""
+        """Rows for the chosen parameters whose gradient is the one of the step before, written into since."""
         if self._first_step < 0:
             self._first_step = look.step
         if (look.step - self._first_step) % REST_STEPS >= BURST_STEPS:
@@ -69,8 +76,8 @@ class KeptGradients(Probe):
             before = self._last.pop(index, None)
             if gradient is None:
                 continue
-            self._last[index] = _Gradient(weakref.ref(gradient), gradient._version, None)
-            if before is not None and before.reference() is gradient:
+            self._last[index] = _Gradient(id(gradient), gradient._version, None)
+            if before is not None and before.is_kept(gradient):
                 part = _part(look, index, gradient)
                 if part is not None:
                     kept.append((index, gradient, part))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trainvitals_monitor.child import ChildMonitor, usual_port
+from trainvitals_monitor.client import MonitorError
 from trainvitals_monitor.demo import Fault
 from trainvitals_monitor.demo.trainer import Trainer
 from trainvitals_monitor.tables import console, findings_table, plain, verdict
@@ -39,7 +40,11 @@ def run_demo(fault: Fault, *, steps: int | None = None, linger_s: float | None =
     monitor = ChildMonitor(folder, port=usual_port(), idle_exit_s=idle_exit_s)
     stays = False
     try:
-        monitor.start()
+        try:
+            monitor.start()
+        except MonitorError:  # somebody has taken the usual port since we looked: any will do
+            monitor = ChildMonitor(folder, idle_exit_s=idle_exit_s)
+            monitor.start()
         status = _train_and_tell(fault, monitor, folder, steps or fault.steps)
         if status == 0 and attended:
             _wait_for_interrupt(monitor)

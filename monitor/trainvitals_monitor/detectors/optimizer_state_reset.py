@@ -107,8 +107,8 @@ class OptimizerStateReset(Detector):
         if not goes_on_from_last_save(view):
             return
         saves = [one for one in previous.last_checkpoints if one.op == "save"]
-        kept = any(one.has_optimizer and not one.failed for one in [*saves, save])
-        fits = _is_same_model(view, previous)
+        if not any(one.has_optimizer and not one.failed for one in [*saves, save]):
+            return  # the weights alone were kept: a fresh optimizer is a choice
         yield _claim(
             view,
             fresh,
@@ -116,7 +116,7 @@ class OptimizerStateReset(Detector):
             "counts step {counter} of {fqn} after {before} in the attempt before, although the weights go on from "
             "the save of step {save_step}",
             {"save_step": np.full(int(fresh.sum()), save.step)},
-            None if kept and fits else Severity.INFO,
+            None if _is_same_model(view, previous) else Severity.INFO,
         )
 
     def _lost_moments(
