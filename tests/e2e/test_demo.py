@@ -58,7 +58,7 @@ def test_fault_is_found(fault: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_demos_at_once_share_no_port(tmp_path: Path) -> None:
     """Both look for the usual port at the same moment; both get a monitor."""
-    command = [sys.executable, "-m", "trainvitals", "demo", "--steps", "4", "--fault", "none"]
+    command = [sys.executable, "-m", "trainvitals", "demo", "--steps", "24", "--fault", "none"]
     both = [
         subprocess.Popen(
             [*command, "--linger", "0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
