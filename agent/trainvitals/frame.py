@@ -116,9 +116,9 @@ class Frame:
 
 def encode(frame: Frame) -> bytes:
     """
-    The frame as bytes; columns are cast to the dtypes of facts.py.
+    The frame as bytes; columns are cast to the dtypes of facts.
 
-    Raises BadFrame for a table or column that facts.py does not know, or columns of unequal length.
+    Raises BadFrame for a table or column that facts does not know, or columns of unequal length.
     """
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, columns in frame.tables.items():
@@ -204,7 +204,7 @@ _WIRE_DTYPES = {
 def _known_table(name: str) -> Table:
     table = TABLE_BY_NAME.get(name)
     if table is None:
-        raise BadFrame(f"no table {name!r} in facts.py")
+        raise BadFrame(f"no table {name!r} in facts")
     return table
 
 

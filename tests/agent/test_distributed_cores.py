@@ -170,7 +170,7 @@ def unsharded() -> Columns:
 
 
 def merged(parts: list[Columns], column: str) -> npt.NDArray[Any]:
-    """Ranks' parts as facts.py says they add up; a part that several ranks hold counts once."""
+    """Ranks' parts as facts says they add up; a part that several ranks hold counts once."""
     rows = [
         np.array(list({part["layout"][row]: part[column][row] for part in parts}.values()))
         for row in range(len(parts[0][column]))

@@ -45,7 +45,7 @@ def rows(table: str, length: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("table", [table.name for table in TABLES])
 def test_a_table_comes_back_as_it_was(table: str) -> None:
-    """Each table's columns keep their values and the dtypes of facts.py."""
+    """Each table's columns keep their values and the dtypes of facts."""
     sent = rows(table, 5)
     _, tables = decode(encode(Frame(header=header(), tables={table: sent})))
     assert tables[table].keys() == sent.keys()
@@ -146,7 +146,7 @@ def test_a_damaged_frame_is_refused_or_read(position: int, byte: int) -> None:
     ],
 )
 def test_a_writer_cannot_invent_columns(tables: dict[str, dict[str, list[float]]]) -> None:
-    """Encoding what facts.py does not know fails on the writer's side."""
+    """Encoding what facts does not know fails on the writer's side."""
     arrays = {
         table: {name: np.array(values) for name, values in columns.items()}
         for table, columns in tables.items()

@@ -69,7 +69,7 @@ class Detector(ABC):
     One fault that can be found. The class docstring of each is its manual page, with the sections Detects,
     Why it matters, Known causes, Fix and Misses.
 
-    `reads`: names of the columns and events of facts.py and frame.py that it looks at. `resolve_after`: steps without a
+    `reads`: names of the columns and events of facts and frame.py that it looks at. `resolve_after`: steps without a
     claim after which an open finding is resolved; None: it stays open until the attempt ends (what happened can't
     un-happen).
     """

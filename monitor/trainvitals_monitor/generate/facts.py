@@ -20,7 +20,7 @@ says how the parts that ranks hold of one tensor make up the fact about the full
 def facts_page() -> str:
     """The page's text."""
     sections = [_section(each) for each in TABLES]
-    return GENERATED.format(source="trainvitals/facts.py") + _INTRODUCTION + "\n".join(sections)
+    return GENERATED.format(source="trainvitals/facts") + _INTRODUCTION + "\n".join(sections)
 
 
 def _section(facts: Table) -> str:

@@ -179,5 +179,5 @@ class View:
 
 def _known(stat: str) -> str:
     if stat not in SERIES_TABLE:
-        raise KeyError(f"{stat!r} is no series of facts.py; there are: {', '.join(SERIES_TABLE)}")
+        raise KeyError(f"{stat!r} is no series of facts; there are: {', '.join(SERIES_TABLE)}")
     return stat

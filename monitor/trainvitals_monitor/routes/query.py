@@ -79,7 +79,7 @@ def get_series(
     run: RunName,
     tensor: Annotated[str, Query(description="canonical FQN", max_length=1000)] = "",
     stat: Annotated[
-        str, Query(description="a statistic of facts.py, such as norm", max_length=100)
+        str, Query(description="a statistic of facts, such as norm", max_length=100)
     ] = "norm",
     scalar: Annotated[
         str, Query(description="instead of a tensor: a logged scalar", max_length=1000)

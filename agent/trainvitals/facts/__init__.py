@@ -1,0 +1,58 @@
+"""
+What can be said of a training run: the tables of facts, their columns, and how ranks' parts add up.
+
+This is the one place that knows every statistic. The agent fills these columns, the frame carries them, the history
+keeps them, detectors and metrics read them by name. A fact is a measurement, never a verdict.
+
+Every table of tensors has two further columns, `tensor` (int32, the index in the rank's tensor table) and `step`
+(int64). A row that is absent was not looked at; NaN means that NaN was computed.
+"""
+
+from __future__ import annotations
+
+from trainvitals.facts.run import GROUPS, MANIFEST, SCALARS, STEPS
+from trainvitals.facts.state import (
+    DIGEST_COLUMNS,
+    DIGESTS,
+    EXTREMES,
+    SKETCH_SIZE,
+    UPDATES,
+    VALUES,
+)
+from trainvitals.facts.table import KEY_DTYPES, Column, Merge, Table
+from trainvitals.facts.training import COUNTERS, GRADIENTS, KEPT, MOMENTS
+
+_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT)
+TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS)
+TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS)
+TABLE_BY_NAME = {table.name: table for table in TABLES}
+
+# The statistics that are kept as series per tensor; digests are looked up by step instead.
+SERIES: tuple[Column, ...] = tuple(column for table in _SERIES_TABLES for column in table.columns)
+SERIES_TABLE = {column.name: table for table in _SERIES_TABLES for column in table.columns}
+
+__all__ = [
+    "COUNTERS",
+    "DIGESTS",
+    "DIGEST_COLUMNS",
+    "EXTREMES",
+    "GRADIENTS",
+    "GROUPS",
+    "KEPT",
+    "KEY_DTYPES",
+    "MANIFEST",
+    "MOMENTS",
+    "SCALARS",
+    "SERIES",
+    "SERIES_TABLE",
+    "SKETCH_SIZE",
+    "STEPS",
+    "TABLES",
+    "TABLE_BY_NAME",
+    "TENSOR_TABLES",
+    "UPDATES",
+    "VALUES",
+    "Column",
+    "Merge",
+    "Table",
+]

@@ -1,0 +1,68 @@
+"""
+Facts about the run and its checkpoints: manifests, parameter groups, scalars, steps.
+"""
+
+from __future__ import annotations
+
+from trainvitals.facts.state import DIGEST_COLUMNS
+from trainvitals.facts.table import Column, Merge, Table
+
+MANIFEST = Table(
+    name="manifest",
+    help="One entry of a checkpoint that was saved or loaded, and the live tensor at that moment.",
+    keys=("checkpoint", "entry", "tensor", "step"),
+    columns=(
+        *DIGEST_COLUMNS,
+        Column(
+            name="live_digest",
+            dtype="uint64",
+            merge=Merge.SUM,
+            help="digest of the live tensor, cast to the saved dtype: equal to `digest` if the save is true; "
+            "of a load, taken after it (there `digest` is of the handed values cast to the live dtype)",
+        ),
+        Column(
+            name="live_square_sum",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="of the live tensor's cores",
+        ),
+        Column(
+            name="stale_step",
+            dtype="int64",
+            merge=Merge.MIN,
+            help="the older step whose live cores the entry equals; -1: it equals none that is remembered",
+        ),
+    ),
+)
+GROUPS = Table(
+    name="groups",
+    help="Parameter groups of the optimizers at a step.",
+    keys=("group", "step"),
+    columns=(Column(name="lr", dtype="float64", merge=Merge.MAX, help="learning rate"),),
+)
+SCALARS = Table(
+    name="scalars",
+    help="What the trainer logged (loss and the like), by name.",
+    keys=("scalar", "step"),
+    columns=(Column(name="value", dtype="float64", merge=Merge.MAX, help="the value as logged"),),
+)
+STEPS = Table(
+    name="steps",
+    help="The step itself, on this rank.",
+    keys=("step",),
+    columns=(
+        Column(
+            name="time",
+            dtype="float64",
+            merge=Merge.MAX,
+            help="wall clock at its end, Unix seconds",
+        ),
+        Column(name="seconds", dtype="float64", merge=Merge.MAX, help="time since the step before"),
+        Column(
+            name="agent_seconds",
+            dtype="float64",
+            merge=Merge.MAX,
+            help="of which spent by the agent",
+        ),
+    ),
+)

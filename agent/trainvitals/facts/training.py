@@ -1,0 +1,94 @@
+"""
+Facts about how parameters are trained: gradients and what the optimizer remembers of them.
+"""
+
+from __future__ import annotations
+
+from trainvitals.facts.table import Column, Merge, Table
+
+_NORM = Merge.ROOT_SUM_SQUARES
+
+GRADIENTS = Table(
+    name="gradients",
+    help="Gradients as the optimizer is about to use them (read before the step).",
+    columns=(
+        Column(
+            name="grad_norm",
+            dtype="float64",
+            merge=_NORM,
+            help="L2 norm of the gradient; 0 if missing",
+        ),
+        Column(
+            name="grad_missing",
+            dtype="uint8",
+            merge=Merge.MIN,
+            help="1: .grad was None before the step",
+        ),
+    ),
+)
+COUNTERS = Table(
+    name="counters",
+    help="The optimizer's own step counter for a parameter (Adam's bias correction uses it).",
+    columns=(
+        Column(
+            name="optimizer_step",
+            dtype="int64",
+            merge=Merge.MAX,
+            help="state['step'] of the parameter",
+        ),
+    ),
+)
+MOMENTS = Table(
+    name="moments",
+    help="What the optimizer remembers of a parameter's gradients, looked at now and then.",
+    columns=(
+        Column(
+            name="first_moment",
+            dtype="float64",
+            merge=_NORM,
+            help="L2 norm of exp_avg or momentum_buffer, scaled up from the cores; 0 if there is none",
+        ),
+        Column(
+            name="second_moment",
+            dtype="float64",
+            merge=_NORM,
+            help="L2 norm of exp_avg_sq or square_avg, scaled up from the cores; 0 if there is none",
+        ),
+        Column(
+            name="moment_bits",
+            dtype="int64",
+            merge=Merge.MIN,
+            help="width of the narrowest floating dtype among them",
+        ),
+    ),
+)
+KEPT = Table(
+    name="kept",
+    help="Gradients of a few parameters that are, at two steps in a row, the same tensors as at the step before.",
+    columns=(
+        Column(
+            name="writes",
+            dtype="int64",
+            merge=Merge.MAX,
+            help="writes in place since the step before, as the tensor's version counts them",
+        ),
+        Column(
+            name="kept_dot",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="product of the gradient with that of the step before, over the cores",
+        ),
+        Column(
+            name="kept_before",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of squares of the gradient of the step before, over the cores",
+        ),
+        Column(
+            name="kept_square",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of squares of the gradient, over the cores",
+        ),
+    ),
+)
