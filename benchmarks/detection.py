@@ -2,7 +2,7 @@
 What is found of real bugs, how soon, and what is said about runs in which nothing is wrong.
 
 Every case of the corpus (tests/incidents/corpus: real silent bugs re-enacted small, each with a healthy twin, and
-healthy runs that tempt a monitor) is trained under the agent, each twin and rank in a process of its own, frames to a
+healthy runs that tempt a monitor; further ones are in tests/incidents/further) is trained under the agent, each twin and rank in a process of its own, frames to a
 folder; the monitor's engine then judges the frames.
 
     python benchmarks/detection.py [--budget none|default|SHARE] [--case 01 --case h04] [--corpus FOLDER] [--json]
@@ -45,6 +45,7 @@ from trainvitals_monitor.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tests" / "incidents" / "corpus"
+FURTHER = ROOT / "tests" / "incidents" / "further"
 ACCEPTED = Path(__file__).with_suffix(".json")
 DOCS = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- detection: begin -->", "<!-- detection: end -->"
@@ -474,7 +475,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--case", action="append", default=[], help="an id or the name's beginning")
     parser.add_argument(
-        "--corpus", type=Path, default=CORPUS, help="another corpus, same interface"
+        "--corpus",
+        type=lambda given: Path(given).resolve(),
+        default=CORPUS,
+        help="another corpus, same interface: tests/incidents/further is one",
     )
     parser.add_argument("--workers", type=int, default=2, help="cases at a time")
     parser.add_argument("--json", action="store_true", help="everything that was said, as JSON")

@@ -36,9 +36,10 @@ class Case(Protocol):
 
 
 def load_case(name: str, corpus: Path = CORPUS) -> Case:
-    """A module of the corpus; its cases import their shared parts as `common`."""
-    if str(corpus) not in sys.path:
-        sys.path.insert(0, str(corpus))
+    """A module of a corpus; the cases of all of them import the first one's `common`."""
+    for folder in (CORPUS, corpus):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
     return cast(Case, importlib.import_module(name))
 
 

@@ -1,0 +1,72 @@
+"""
+The further corpus is what it says: each fault is in its faulty twin and not in its healthy one, and the page lists all.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from benchmarks.detection import FURTHER, Case, read_corpus
+
+from tests.incidents.drive import load_case
+from tests.incidents.evidence import is_there
+
+CASES = read_corpus(FURTHER, [])
+FAULTY = [case for case in CASES if not case.is_healthy]
+
+
+@pytest.mark.parametrize("twin", ["faulty", "healthy"])
+@pytest.mark.parametrize("name", [case.name for case in FAULTY if case.world_size == 1])
+def test_the_fault_is_in_the_faulty_twin_only(
+    name: str, twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The case's own evidence, which no monitor has a part in."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert is_there(load_case(name, FURTHER), twin == "healthy") == (twin == "faulty")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("twin", ["faulty", "healthy"])
+@pytest.mark.parametrize(
+    "case", [case for case in FAULTY if case.world_size > 1], ids=lambda case: case.name
+)
+def test_the_fault_is_in_the_faulty_twin_of_two_ranks(
+    case: Case, twin: str, tmp_path: Path
+) -> None:
+    """Each rank comes to the same answer."""
+    command = [sys.executable, "-m", "tests.incidents.evidence", case.name, twin]
+    command += ["--corpus", str(FURTHER), "--world-size", str(case.world_size)]
+    command += ["--store", str(tmp_path / "store"), "--rank"]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(case.world_size)
+    ]
+    said = {rank.communicate(timeout=120)[0].strip() for rank in ranks}
+    assert said == {str(twin == "faulty")}
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.is_healthy])
+def test_every_healthy_run_says_why_it_tempts(name: str) -> None:
+    """A healthy run that tempts nobody measures nothing."""
+    meta = load_case(name, FURTHER).META
+    assert meta["tempts"]
+    assert meta["family"] == "healthy"
+
+
+def test_the_page_lists_every_case_by_its_number() -> None:
+    """And no other; ids are not used twice."""
+    page = (FURTHER / "README.md").read_text().splitlines()
+    listed = [line.split("|")[1].strip() for line in page if line.startswith(("| 1", "| h1"))]
+    assert sorted(listed) == sorted(case.id for case in CASES)
+    assert len(set(listed)) == len(listed)
