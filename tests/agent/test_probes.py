@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -349,6 +350,23 @@ def test_learning_rates_are_told_when_they_change() -> None:
         rig.round(optimizer)
     told = [(int(part["step"][0]), float(part["lr"][0])) for part in rig.table("groups")]
     assert told == [(1, 0.1), (3, pytest.approx(0.05)), (5, 0.2)]
+
+
+def test_weight_decay_is_told_beside_the_rate() -> None:
+    """By group, when one of the two changes; what is no number is NaN."""
+    model = nn.Linear(2, 2)
+    rig = Rig(model)
+    groups: list[dict[str, Any]] = [
+        {"params": [model.weight]},
+        {"params": [model.bias], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5)
+    rig.round(optimizer)
+    rig.round(optimizer)
+    optimizer.param_groups[0]["weight_decay"] = 0.25
+    rig.round(optimizer)
+    told = [(part["step"].tolist(), part["weight_decay"].tolist()) for part in rig.table("groups")]
+    assert told == [([1, 1], [0.5, 0.0]), ([3], [0.25])]
 
 
 def test_an_optimizer_without_learning_rate_is_no_failure() -> None:

@@ -154,6 +154,7 @@ class Stream:
         loss: float | None = None,
         scalars: Mapping[str, float] | None = None,
         lr: float | Sequence[float] | None = None,
+        weight_decay: float | Sequence[float] | None = None,
         events: Iterable[Event] = (),
         by_rank: Mapping[int, Mapping[str, PerTensor | None]] | None = None,
         steps: int = 1,
@@ -161,7 +162,7 @@ class Stream:
         """
         `steps` optimizer steps with these facts, on all ranks; `by_rank` replaces tables of facts for a rank.
 
-        `lr`: of all groups, or of each. `events`: as frame.py has them, with this step's number (see `coming`).
+        `lr`, `weight_decay`: of all groups, or of each (decay only with a rate). `events`: as frame.py has them, with this step's number (see `coming`).
         Returns the number of the last step.
         """
         tables = {
@@ -189,7 +190,7 @@ class Stream:
                 ]
                 self._ranks[rank].events += events
                 if lr is not None:
-                    self._learning_rates(rank, lr)
+                    self._rates(rank, lr, weight_decay)
             self._waiting, events = [], []
             self.log(**logged)
         return self.now
@@ -409,10 +410,15 @@ class Stream:
                 row = _row(table, told, info)
                 self._rows(rank, table, tensor=info.index, step=self.now, **row)
 
-    def _learning_rates(self, rank: int, lr: float | Sequence[float]) -> None:
+    def _rates(
+        self, rank: int, lr: float | Sequence[float], decay: float | Sequence[float] | None
+    ) -> None:
         rates = [lr] if isinstance(lr, (int, float)) else list(lr)
+        decay = np.nan if decay is None else decay
+        decays = [decay] if isinstance(decay, (int, float)) else list(decay)
         for group, rate in enumerate(rates):
-            self._rows(rank, "groups", group=group, step=self.now, lr=rate)
+            own = decays[min(group, len(decays) - 1)]
+            self._rows(rank, "groups", group=group, step=self.now, lr=rate, weight_decay=own)
 
     def _save(
         self,

@@ -38,7 +38,15 @@ GROUPS = Table(
     name="groups",
     help="Parameter groups of the optimizers at a step.",
     keys=("group", "step"),
-    columns=(Column(name="lr", dtype="float64", merge=Merge.MAX, help="learning rate"),),
+    columns=(
+        Column(name="lr", dtype="float64", merge=Merge.MAX, help="learning rate"),
+        Column(
+            name="weight_decay",
+            dtype="float64",
+            merge=Merge.MAX,
+            help="the group's weight_decay; NaN: it has none that could be read",
+        ),
+    ),
 )
 SCALARS = Table(
     name="scalars",

@@ -1,9 +1,10 @@
 """
-The optimizers themselves: which tensors they hold, their learning rates, and their own step counters.
+The optimizers themselves: which tensors they hold, their rates (learning rate, weight decay), and their own step counters.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,9 @@ RATE_STEPS = 64
 """A learning rate that does not change is repeated this often."""
 MAX_FOREIGN = 256
 
+_Rates = tuple[float, float | None]
+"""A group's learning rate, and its weight decay where it has one."""
+
 
 class Optimizers(Probe):
     """
@@ -33,17 +37,17 @@ class Optimizers(Probe):
 
     def __init__(self) -> None:
         self._shown: list[tuple[list[list[int]], int]] = []
-        self._rates: WeakKeyDictionary[Optimizer, list[float | None]] = WeakKeyDictionary()
+        self._rates: WeakKeyDictionary[Optimizer, list[_Rates | None]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Optimizer, tuple[Holding, list[bool]]] = (
             WeakKeyDictionary()
         )
-        self._told: dict[int, tuple[float, int]] = {}
+        self._told: dict[int, tuple[_Rates, int]] = {}
 
     def before_step(self, look: Look) -> None:
         """Rates are read before a scheduler moves them, gradients of foreign parameters before they are freed."""
         for optimizer in look.optimizers:
             holding = look.slots.holding(optimizer)
-            self._rates[optimizer] = [_rate(group) for group in optimizer.param_groups]
+            self._rates[optimizer] = [_rates(group) for group in optimizer.param_groups]
             known = self._foreign.get(optimizer)
             if known is None or known[0] is not holding:
                 flags = [
@@ -95,19 +99,21 @@ class Optimizers(Probe):
         )
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
-        rows: list[tuple[int, float]] = []
+        rows: list[tuple[int, float, float]] = []
         group = 0
         for optimizer in optimizers:
             rates = self._rates.get(optimizer, [None] * len(optimizer.param_groups))
             for rate in rates:
                 if rate is not None and self._is_news(group, rate, look.step):
-                    rows.append((group, rate))
+                    decay = math.nan if rate[1] is None else rate[1]
+                    rows.append((group, rate[0], decay))
                 group += 1
         if rows:
-            groups, values = zip(*rows, strict=True)
-            look.record.add("groups", group=groups, step=[look.step] * len(rows), lr=values)
+            groups, lr, decays = zip(*rows, strict=True)
+            steps = [look.step] * len(rows)
+            look.record.add("groups", group=groups, step=steps, lr=lr, weight_decay=decays)
 
-    def _is_news(self, group: int, rate: float, step: int) -> bool:
+    def _is_news(self, group: int, rate: _Rates, step: int) -> bool:
         told = self._told.get(group)
         if told is not None and told[0] == rate and step - told[1] < RATE_STEPS:
             return False
@@ -133,8 +139,9 @@ def _count(optimizer: Optimizer, where: tuple[int, int]) -> int | None:
     return None if number is None else int(number)
 
 
-def _rate(group: dict[str, Any]) -> float | None:
-    return number_of(group.get("lr"))
+def _rates(group: dict[str, Any]) -> _Rates | None:
+    lr = number_of(group.get("lr"))
+    return None if lr is None else (lr, number_of(group.get("weight_decay")))
 
 
 def _parameter(optimizer: Optimizer, where: tuple[int, int]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
 from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
 from trainvitals_monitor.detectors.non_finite import NonFinite
+from trainvitals_monitor.detectors.norm_collapse import NormCollapse
 from trainvitals_monitor.detectors.norm_explosion import NormExplosion
 from trainvitals_monitor.detectors.optimizer_holds_dead_parameter import OptimizerHoldsDeadParameter
 from trainvitals_monitor.detectors.optimizer_state_low_precision import OptimizerStateLowPrecision
@@ -62,6 +63,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ExpertBiasDrift,
     NonFinite,
     NormExplosion,
+    NormCollapse,
     LossNonFinite,
     LossAtChance,
 )

@@ -1,10 +1,10 @@
 """
-Which optimizer holds which tensor, and at what learning rate: the ranks' reports as one.
+Which optimizer holds which tensor, at what learning rate and weight decay: the ranks' reports as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +27,16 @@ class _Report:
         self.lr = np.empty(0, np.float64)
         self.peak_lr = np.empty(0, np.float64)
         self.rose = np.empty(0, np.float64)
+        self.weight_decay = np.empty(0, np.float64)
+        self.decayed = np.empty(0, np.float64)
+        self.decayed_through = np.empty(0, np.float64)
 
     def optimizers(self, seen: OptimizersSeen) -> None:
+        known = [] if self.seen is None else self.seen.group_tensors
+        if seen.group_tensors[: len(known)] != known:
+            # Groups are counted anew: what they had decayed so far is no longer known.
+            self.decayed = np.zeros_like(self.decayed)
+            self.decayed_through = np.full_like(self.decayed, seen.step - 1)
         self.seen = seen
         sizes = [len(group) for group in seen.group_tensors]
         self.tensors = np.array([i for group in seen.group_tensors for i in group], np.int64)
@@ -38,17 +46,29 @@ class _Report:
             self.tensors[self.tensors >= 0],
         )
 
-    def rates(self, groups: IntArray, lr: FloatArray, step: int) -> None:
+    def rates(self, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int) -> None:
         needed = int(groups.max()) + 1 if len(groups) else 0
         if needed > len(self.lr):
             new = (0, needed - len(self.lr))
-            self.lr = np.pad(self.lr, new, constant_values=np.nan)
-            self.peak_lr = np.pad(self.peak_lr, new, constant_values=np.nan)
-            self.rose = np.pad(self.rose, new, constant_values=np.nan)
+            for name in _COLUMNS:
+                setattr(self, name, np.pad(getattr(self, name), new, constant_values=np.nan))
+        # What was told before held up to the step before this one.
+        self.decayed[groups] = np.nan_to_num(self.decayed_at(step - 1)[groups])
+        self.decayed_through[groups] = step - 1
+        self.weight_decay[groups] = decay
         higher = ~(lr <= self.lr[groups])
         self.rose[groups] = np.where(higher, step, self.rose[groups])
         self.peak_lr[groups] = np.fmax(self.peak_lr[groups], lr)
         self.lr[groups] = lr
+
+    def decayed_at(self, step: int) -> FloatArray:
+        """The sum of learning rate x weight decay over all steps up to this one, by group."""
+        each: FloatArray = self.lr * self.weight_decay
+        total: FloatArray = self.decayed + each * np.maximum(step - self.decayed_through, 0)
+        return total
+
+
+_COLUMNS = ("lr", "peak_lr", "rose", "weight_decay", "decayed", "decayed_through")
 
 
 class Held:
@@ -65,9 +85,11 @@ class Held:
         self._reports.setdefault(rank, _Report()).optimizers(optimizers)
         self._lr = self._mask = self._merged = None
 
-    def rates(self, rank: int, groups: IntArray, lr: FloatArray, step: int) -> None:
-        """Learning rates of a rank's parameter groups, from this step on."""
-        self._reports.setdefault(rank, _Report()).rates(groups, lr, step)
+    def rates(
+        self, rank: int, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int
+    ) -> None:
+        """Learning rates and weight decays of a rank's parameter groups, from this step on."""
+        self._reports.setdefault(rank, _Report()).rates(groups, lr, decay, step)
         self._lr = None
 
     def lr(self, num_tensors: int) -> FloatArray:
@@ -85,10 +107,21 @@ class Held:
         """The last step at which the learning rate of each tensor's group rose (or began), NaN where unknown."""
         return self._by_tensor("rose", num_tensors)
 
+    def weight_decay(self, num_tensors: int) -> FloatArray:
+        """The weight decay of each tensor's group, NaN where unknown."""
+        return self._by_tensor("weight_decay", num_tensors)
+
+    def decayed(self, num_tensors: int, step: int) -> FloatArray:
+        """The sum of learning rate x weight decay of each tensor's group up to this step, NaN where unknown."""
+        return self._spread(lambda report: report.decayed_at(step), num_tensors)
+
     def _by_tensor(self, column: str, num_tensors: int) -> FloatArray:
+        return self._spread(lambda report: getattr(report, column), num_tensors)
+
+    def _spread(self, column: Callable[[_Report], FloatArray], num_tensors: int) -> FloatArray:
         values = np.full(num_tensors, np.nan)
         for report in self._from_behind():
-            of_group: FloatArray = getattr(report, column)
+            of_group = column(report)
             known = report.groups < len(of_group)
             values[report.tensors[known]] = of_group[report.groups[known]]
         return values

@@ -85,7 +85,8 @@ def absorb(attempt: AttemptHistory, pending: Pending, step: int) -> None:
         groups = columns["group"]
         fit = (groups >= 0) & (groups < MAX_TENSORS)
         if "lr" in columns:
-            attempt.held.rates(rank, groups[fit], columns["lr"][fit], step)
+            decay = columns.get("weight_decay", np.full(len(groups), np.nan))
+            attempt.held.rates(rank, groups[fit], columns["lr"][fit], decay[fit], step)
     _scalars(attempt, pending, step)
     _pace(attempt.pace, pending)
 

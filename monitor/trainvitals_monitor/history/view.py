@@ -132,6 +132,16 @@ class View:
         return self.step - self._attempt.held.rose(self.num_tensors)
 
     @property
+    def weight_decay(self) -> FloatArray:
+        """Weight decay of the group that holds each tensor now; NaN: held by none, or unknown; made at each call."""
+        return self._attempt.held.weight_decay(self.num_tensors)
+
+    @property
+    def decayed(self) -> FloatArray:
+        """The sum of learning rate x weight decay that each tensor's group has had in this attempt; made at each call."""
+        return self._attempt.held.decayed(self.num_tensors, self.step)
+
+    @property
     def held(self) -> BoolArray:
         """Which tensors an optimizer holds; all False while `optimizers` is None."""
         return self._attempt.held.mask(self.num_tensors)

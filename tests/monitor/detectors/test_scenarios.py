@@ -12,6 +12,7 @@ from tests.monitor.detectors import (
     adapter_scenarios,
     checkpoint_scenarios,
     coverage_scenarios,
+    decay_scenarios,
     gradient_scenarios,
     identity_scenarios,
     mode_scenarios,
@@ -31,6 +32,7 @@ FILES = (
     coverage_scenarios,
     adapter_scenarios,
     number_scenarios,
+    decay_scenarios,
     optimizer_scenarios,
     checkpoint_scenarios,
 )
