@@ -32,13 +32,18 @@ if TYPE_CHECKING:
     from trainvitals.agent import Agent
     from trainvitals.guard import Guard
 
+MAX_AGENTS = 8
+"""A program that makes new models again and again (trials, inner loops) is not followed for ever."""
+
 
 class Arrival:
     """
     Waits for the first real step, attaches there, and ends the program after `steps` steps (0: never).
 
-    At the first step all optimizers that are alive and all models that own their parameters are taken together; what
-    comes later is counted and said at the end. Where the program calls `attach()` itself, nothing is attached here.
+    At the first step all optimizers that are alive and all models that own their parameters are taken together. What
+    an optimizer trains that comes later (a second phase, the next trial) gets an agent of its own: as another run, or as
+    the same run's next attempt where the earlier models are gone and weights were loaded. After `MAX_AGENTS` of them
+    later ones are only counted. Where the program calls `attach()` itself, nothing is attached here.
     """
 
     def __init__(self, steps: int = 0) -> None:
@@ -46,7 +51,7 @@ class Arrival:
         self._steps_done = 0
         self._round: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._looked_at: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._agent: Agent | None = None
+        self._agents: list[Agent] = []
         self._models: list[weakref.ref[nn.Module]] = []
         self._is_left_to_program = False
         self._pid = os.getpid()
@@ -67,8 +72,8 @@ class Arrival:
         """Close the agent, take everything down, and say what was never seen."""
         if self._awaited is not None:
             self._awaited.stop()
-        if self._agent is not None:
-            self._agent.close()
+        for agent in self._agents:
+            agent.close()
         if self._handle is not None:
             from trainvitals.probes.checkpoint import WATCH
 
@@ -118,44 +123,77 @@ class Arrival:
         from trainvitals.roots import owned_by
 
         self._looked_at.add(optimizer)
-        if self._agent is None and not self._is_left_to_program:
-            self._attach(optimizer)
-        elif self._agent is not None and os.getpid() == self._pid:
-            models = [model for reference in self._models if (model := reference()) is not None]
-            self._num_late += not owned_by(models, optimizer)
+        if self._is_left_to_program or (self._agents and os.getpid() != self._pid):
+            return
+        if not self._agents:
+            self._attach_first(optimizer)
+        elif not owned_by(self._alive_models(), optimizer):
+            self._attach_later(optimizer)
 
-    def _attach(self, optimizer: Optimizer) -> None:
-        import trainvitals
+    def _attach_first(self, optimizer: Optimizer) -> None:
         from trainvitals.attached import ATTACHED
-        from trainvitals.roots import live_optimizers, outermost, owned_by, roots_of
+        from trainvitals.roots import live_optimizers
 
         if ATTACHED.agents:
             self._is_left_to_program = True
             return
         gc.collect()  # models of an earlier trial that are garbage already are not what is trained now
-        optimizers = outermost([optimizer, *live_optimizers()])
-        models = roots_of(optimizers)
-        if not models or not owned_by(models, optimizer):
-            self._why_not = f"no live model owns what {type(optimizer).__name__} trains"
+        self._attach([optimizer, *live_optimizers()], run=None)
+        if self._agents and os.getpid() != self._pid:
+            self._pid = os.getpid()
+            # A forked child of multiprocessing leaves by os._exit: its exit handlers are multiprocessing's.
+            multiprocessing.util.Finalize(None, self._agents[0].close, exitpriority=10)
+
+    def _attach_later(self, optimizer: Optimizer) -> None:
+        from trainvitals.probes.checkpoint import WATCH
+        from trainvitals.roots import live_optimizers
+
+        number = len(self._agents) + 1
+        if number <= MAX_AGENTS:
+            gc.collect()
+            run = self._agents[0].run
+            if not self._alive_models():
+                for agent in self._agents:
+                    agent.close()
+            # Weights that were loaded into new objects go on with what was trained before.
+            is_resumed = len(WATCH.journal) > 0 and not self._alive_models()
+            fresh = [each for each in live_optimizers() if each not in self._looked_at]
+            self._attach([optimizer, *fresh], run=run if is_resumed else f"{run}-{number}")
+        self._num_late += len(self._agents) < number
+
+    def _attach(self, optimizers: list[Optimizer], run: str | None) -> None:
+        """To the models that these train, the first of which is stepping; not to models that an agent watches already."""
+        import trainvitals
+        from trainvitals.attached import ATTACHED
+        from trainvitals.roots import outermost, owned_by, roots_of
+
+        stepping = optimizers[0]
+        optimizers = outermost(optimizers)
+        known = self._alive_models()
+        models = [
+            model for model in roots_of(optimizers) if not any(model is other for other in known)
+        ]
+        if not models or not owned_by(models, stepping):
+            self._why_not = f"no live model owns what {type(stepping).__name__} trains"
             return
         try:
             with _registering_in(self._hooks), ATTACHED.in_step():
-                self._agent = trainvitals.attach(models, optimizers)
+                agent = trainvitals.attach(models, optimizers, run=run)
         except BadSetting as error:
             self._why_not = str(error)
             return
-        self._models = [weakref.ref(model) for model in models]
+        self._agents.append(agent)
+        self._models += [weakref.ref(model) for model in models]
         self._looked_at.update(optimizers)
-        if os.getpid() != self._pid:
-            self._pid = os.getpid()
-            # A forked child of multiprocessing leaves by os._exit: its exit handlers are multiprocessing's.
-            multiprocessing.util.Finalize(None, self._agent.close, exitpriority=10)
+
+    def _alive_models(self) -> list[nn.Module]:
+        return [model for reference in self._models if (model := reference()) is not None]
 
     def _last_lines(self) -> list[str]:
         lines = []
         if self._steps and self._steps_done == self._steps:
             lines.append(f"ended after {self._steps} steps, as asked (--steps)")
-        if self._agent is None and not self._is_left_to_program:
+        if not self._agents and not self._is_left_to_program:
             lines.append(
                 f"{self._why_not}: nothing was attached; call trainvitals.attach(model, optimizer) in the program"
             )

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import nn
 from tests.agent.preloaded import Preloaded
 from tests.agent.small_monitor import SmallMonitor
 from trainvitals.__main__ import COMMANDS
+from trainvitals.arrival import MAX_AGENTS
 from trainvitals.frame import decode
 from trainvitals.launch import _split, main
 from trainvitals.roots import outermost, owned_by, roots_of
@@ -259,8 +261,8 @@ def test_a_script_that_attaches_itself_is_left_to_it(tmp_path: Path) -> None:
     assert "nothing was attached" not in done.stderr
 
 
-def test_models_of_a_gan_are_attached_together_and_later_ones_are_counted(tmp_path: Path) -> None:
-    """All models of the optimizers that are alive at the first step; what comes later is said at the end."""
+def test_models_of_a_gan_are_attached_together_and_later_ones_by_themselves(tmp_path: Path) -> None:
+    """All models of the optimizers that are alive at the first step are one run; what comes later is another."""
     script = write(
         tmp_path,
         """
@@ -271,12 +273,46 @@ def test_models_of_a_gan_are_attached_together_and_later_ones_are_counted(tmp_pa
         late = torch.nn.Linear(2, 2)
         late_optimizer = torch.optim.SGD(late.parameters(), lr=.1)
         late(torch.ones(2)).sum().backward(); late_optimizer.step()
+        train(1)
         """,
     )
     done = run(tmp_path, script)
     assert done.returncode == 0, done.stderr
     assert "Sequential and Linear, 6 tensors" in done.stderr
-    assert "not watched: what 1 later optimizer" in done.stderr
+    assert "-2: Linear, 2 tensors" in done.stderr
+    names = {header["run"] for header, _ in frames(tmp_path)}
+    assert len(names) == 2
+    assert max(names) == f"{min(names)}-2"
+
+
+PHASES = """
+import torch
+def phase(state=None):
+    model = torch.nn.Linear(4, 1)
+    if state: model.load_state_dict(state)
+    optimizer = torch.optim.SGD(model.parameters(), lr=.1)
+    for _ in range(3):
+        optimizer.zero_grad(); model(torch.ones(2, 4)).sum().backward(); optimizer.step()
+    return {key: value.clone() for key, value in model.state_dict().items()}
+"""
+
+
+def test_weights_that_are_loaded_into_a_new_model_go_on_with_the_run(tmp_path: Path) -> None:
+    """A second training in one process: an attempt of the same run if it loads weights, else another run."""
+    (tmp_path / "train.py").write_text(PHASES + "phase(phase())\nphase()\n")
+    done = run(tmp_path, "train.py")
+    assert done.returncode == 0, done.stderr
+    seen = {(header["run"], header["attempt"]) for header, _ in frames(tmp_path)}
+    assert sorted(Counter(run for run, _ in seen).values()) == [1, 2]
+
+
+def test_trials_are_followed_up_to_a_bound(tmp_path: Path) -> None:
+    """A program that makes models for ever costs a bounded number of agents; the rest is counted."""
+    (tmp_path / "train.py").write_text(PHASES + "for _ in range(12): phase()\n")
+    done = run(tmp_path, "train.py")
+    assert done.returncode == 0, done.stderr
+    assert len({header["run"] for header, _ in frames(tmp_path)}) == MAX_AGENTS
+    assert f"not watched: what {12 - MAX_AGENTS} later optimizer" in done.stderr
 
 
 def test_phantom_steps_attach_nothing(tmp_path: Path) -> None:
