@@ -5,7 +5,7 @@ What the monitor answers, and how the trainer gets to know of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainvitals.errors import FindingRaised
@@ -14,13 +14,16 @@ from trainvitals.speech import finding_line, say
 
 _NEEDED = ("id", "detector", "severity", "message", "advice")
 
+_SEVERITIES = ("critical", "warning", "info")
+
 OnFinding = Callable[[dict[str, Any]], None] | str
 
 
 class Answers:
     """
     The run's open findings as the monitor last said. `take` runs on the sender's thread and only keeps them; `tell`, on
-    the trainer's thread at the next step, logs each new one, hands it to the user's callable, or raises it.
+    the trainer's thread at the next step, logs each new one, hands it to the user's callable, or raises it. What follows
+    from one that was told and is as bad is not logged, as long as that one is open.
     """
 
     def __init__(self, on_finding: OnFinding, guard: Guard, quiet: bool) -> None:
@@ -38,8 +41,9 @@ class Answers:
 
     def tell(self, may_raise: bool = True) -> None:
         """Each finding once; raises FindingRaised for one above info if that was asked for."""
+        told_by_cause = _explained(self.findings) if self._on_finding == "log" else frozenset()
         for finding in self.findings:
-            if finding["id"] in self._told:
+            if finding["id"] in self._told or finding["id"] in told_by_cause:
                 continue
             self._told.add(finding["id"])
             if callable(self._on_finding):
@@ -49,6 +53,22 @@ class Answers:
                 say(finding_line(finding, self._page), level=level)
             if self._on_finding == "raise" and may_raise and finding["severity"] != "info":
                 raise FindingRaised(finding)
+
+
+def _explained(findings: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """Ids of those that another of these explains which is at least as bad."""
+    severity = {finding["id"]: finding["severity"] for finding in findings}
+    pairs = [(finding, str(finding.get("caused_by", ""))) for finding in findings]
+    return frozenset(
+        finding["id"]
+        for finding, cause in pairs
+        if cause in severity and _rank(severity[cause]) <= _rank(finding["severity"])
+    )
+
+
+def _rank(severity: str) -> int:
+    """0 for the worst; one that only another version knows comes last."""
+    return _SEVERITIES.index(severity) if severity in _SEVERITIES else len(_SEVERITIES)
 
 
 def _is_finding(given: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from trainvitals_monitor.detectors.detector import Claim
 from trainvitals_monitor.findings import MAX_EVIDENCE, Finding, Severity, Status
+from trainvitals_monitor.first_cause import Fault, places_of
 from trainvitals_monitor.history import View
 
 NOT_OURS = frozenset({"optimizer_step"})
@@ -68,6 +69,7 @@ class Case:
     subjects: list[Subject] = field(default_factory=list)
     _last_step: int = -1
     _fqns: set[str] = field(default_factory=set)
+    _places: tuple[int, frozenset[str]] = (0, frozenset())
 
     @classmethod
     def restored(cls, finding: Finding) -> Case:
@@ -151,10 +153,25 @@ class Case:
             manual=f"docs/detectors.md#{self.detector}",
         )
 
-    @property
-    def first_step(self) -> int | None:
-        """The first step whose state is wrong, in our numbers; None if only the store knows."""
-        return self.subjects[0].first_step if self.subjects and self.stored is None else None
+    def first_step(self, offset: int) -> int:
+        """The first step whose state is wrong, in our numbers."""
+        if self.stored is not None:
+            return self.stored.first_step - offset
+        return self.subjects[0].first_step
+
+    def fault(self, offset: int) -> Fault:
+        """What its cause is found by."""
+        if self._places[0] != len(self._fqns):
+            self._places = len(self._fqns), places_of(self._fqns)
+        return Fault(
+            id=self.id,
+            attempt=self.attempt,
+            detector=self.detector,
+            severity=self.severity,
+            first_step=self.first_step(offset),
+            last_step=self.last_step(offset),
+            places=self._places[1],
+        )
 
 
 def _rank(subject: Subject) -> tuple[int, int]:

@@ -54,6 +54,11 @@ class Casebook:
         """All cases, in the order in which they were opened."""
         return self._cases
 
+    def get(self, finding: str) -> Case | None:
+        """The case of this id."""
+        number = self._number.get(finding)
+        return None if number is None else self._cases[number]
+
     def restore(self, findings: Iterable[Finding]) -> None:
         """Cases as they were stored; claims about them join them."""
         for finding in findings:
@@ -184,8 +189,7 @@ class Casebook:
         return case
 
     def _find(self, view: View, detector: Detector, key: str, group: str) -> Case | None:
-        number = self._number.get(self._id(view, detector, key, group))
-        return None if number is None else self._cases[number]
+        return self.get(self._id(view, detector, key, group))
 
     def _id(self, view: View, detector: Detector, key: str, group: str) -> str:
         return finding_id(

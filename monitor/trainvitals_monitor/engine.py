@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from trainvitals_monitor.case import Case
 from trainvitals_monitor.casebook import Casebook
 from trainvitals_monitor.detectors import DETECTORS
 from trainvitals_monitor.detectors.detector import Detector
-from trainvitals_monitor.findings import Finding, Status
+from trainvitals_monitor.findings import Finding, Severity, Status
+from trainvitals_monitor.first_cause import direct_causes
+from trainvitals_monitor.folding import root_of
 from trainvitals_monitor.history import RunHistory, View
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.rank import Tables
@@ -66,6 +69,7 @@ class Engine:
         self._marks: dict[str, int] = {}
         self._judged: dict[str, int] = {}
         self._offsets: dict[str, int | None] = {}
+        self._causes: dict[str, str] = {}
 
     # -- frames in -------------------------------------------------------------------------------------------------
 
@@ -102,7 +106,9 @@ class Engine:
 
     def restore(self, findings: Iterable[Finding], judged_through: Mapping[str, int]) -> None:
         """What the store has of this run, before its frames are given again; `judged_through` by attempt."""
-        self._cases.restore(findings)
+        stored = list(findings)
+        self._cases.restore(stored)
+        self._causes |= {one.id: one.caused_by for one in stored if one.caused_by}
         self._marks = dict(judged_through)
 
     # -- judging ---------------------------------------------------------------------------------------------------
@@ -138,8 +144,6 @@ class Engine:
             claims = list(detector.look(view))
             if claims:
                 self._cases.claim(view, detector, claims)
-                if detector.family == "checkpoint":
-                    self._saves.suspect(view, claims)
         except Exception as error:  # noqa: BLE001 - a detector's fault must not keep the others from looking
             if not self.detector_failures[detector.name]:
                 _LOG.exception("%s failed at step %d of run %r", detector.name, view.step, self.run)
@@ -156,7 +160,8 @@ class Engine:
     def findings(self) -> list[Finding]:
         """Every finding that was ever opened: by attempt, first wrong step, severity, then as they were opened."""
         order = {attempt: number for number, attempt in enumerate(self._attempt_order())}
-        made = [self._finding(case) for case in self._cases.cases]
+        causes = self._causes_now()
+        made = [self._finding(case, causes) for case in self._cases.cases]
         return sorted(
             made, key=lambda one: (order.get(one.attempt, -1), one.first_step, one.severity.rank)
         )
@@ -168,18 +173,46 @@ class Engine:
         return sorted(found, key=lambda one: one.severity.rank)
 
     def drain_changes(self) -> list[Finding]:
-        """Findings that were opened, joined, claimed again or resolved since the last call."""
+        """Findings that were opened, joined, claimed again, resolved or explained since the last call."""
+        if not self._cases.changed:
+            return []
         changed, self._cases.changed = self._cases.changed, set()
-        return [self._finding(case) for case in self._cases.cases if case.id in changed]
+        before, self._causes = self._causes, self._causes_now()
+        changed |= {finding for finding, _ in before.items() ^ self._causes.items()}
+        return [
+            self._finding(case, self._causes) for case in self._cases.cases if case.id in changed
+        ]
 
     def _attempt_order(self) -> list[str]:
         opened = dict.fromkeys(case.attempt for case in self._cases.cases)
         kept = [attempt.key for attempt in self.history.attempts]
         return [*(key for key in opened if key not in kept), *kept]
 
-    def _finding(self, case: Case) -> Finding:
-        clean = self._saves.last_clean(case.attempt, case.first_step, self._offsets)
-        return case.finding(self._offsets.get(case.attempt) or 0, clean)
+    def _finding(self, case: Case, causes: Mapping[str, str]) -> Finding:
+        """The case as others see it; the checkpoint to go back to is that of its first cause."""
+        root = self._cases.get(root_of(causes, case.id)) or case
+        clean = root.stored.last_clean_checkpoint if root.stored else self._last_clean(root)
+        made = case.finding(self._offset(case), clean)
+        return replace(made, last_clean_checkpoint=clean, caused_by=causes.get(case.id, ""))
+
+    def _offset(self, case: Case) -> int:
+        return self._offsets.get(case.attempt) or 0
+
+    def _causes_now(self) -> dict[str, str]:
+        return direct_causes(case.fault(self._offset(case)) for case in self._cases.cases)
+
+    def _last_clean(self, case: Case) -> str:
+        suspect = [
+            (one.attempt, one.first_step(self._offset(one)), one.last_step(self._offset(one)))
+            for one in self._cases.cases
+            if one.severity is not Severity.INFO and self._family(one) == "checkpoint"
+        ]
+        first = case.first_step(self._offset(case))
+        return self._saves.last_clean(case.attempt, first, self._offsets, suspect)
+
+    def _family(self, case: Case) -> str:
+        detector = self.detectors.get(case.detector)
+        return detector.family if detector else ""
 
     # -- what is known ---------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from trainvitals.frame import SCHEMA_VERSION
 from trainvitals_monitor.counters import ERROR_STAGES
-from trainvitals_monitor.findings import Status
+from trainvitals_monitor.first_cause import standing
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import FRAME_REASONS
@@ -62,7 +62,8 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_run_coverage_ratio", "gauge", ("run",), "Share of tensors looked at in this attempt."),
     MetricSpec("trainvitals_run_attempts", "gauge", ("run",), "Attempts of the run so far."),
     MetricSpec(
-        "trainvitals_finding_active", "gauge", ("run", "detector", "severity"), "Open findings; 0 once resolved."
+        "trainvitals_finding_active", "gauge", ("run", "detector", "severity"),
+        "Open findings that no other open one explains; 0 once resolved or explained.",
     ),
     MetricSpec(
         "trainvitals_findings_opened", "counter", ("run", "detector", "severity"), "Findings ever opened in the run."
@@ -159,9 +160,7 @@ def _of_run(run: LiveRun) -> Iterator[Value]:
     for what in DROPPED:
         yield "trainvitals_run_dropped", (*own, what), said["dropped"].get(what, 0)
     opened = Counter((one.detector, one.severity.value) for one in findings)
-    active = Counter(
-        (one.detector, one.severity.value) for one in findings if one.status is Status.OPEN
-    )
+    active = Counter((one.detector, one.severity.value) for one in standing(findings))
     for (detector, severity), count in sorted(opened.items()):
         yield "trainvitals_findings_opened", (*own, detector, severity), count
         yield "trainvitals_finding_active", (*own, detector, severity), active[detector, severity]

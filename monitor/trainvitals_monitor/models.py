@@ -62,7 +62,7 @@ class Accepted(Model):
 
 
 class FindingCounts(Model):
-    """Open findings by severity."""
+    """Open findings by severity, without those that another open one explains."""
 
     critical: int = 0
     warning: int = 0

@@ -5,11 +5,10 @@ Which checkpoints of a run are clean: the one to go back to is the last good sav
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainvitals_monitor.detectors.detector import Claim
-from trainvitals_monitor.history import Checkpoint, View
+from trainvitals_monitor.history import Checkpoint
 
 MAX_SAVES = 256
 
@@ -19,7 +18,10 @@ class _Save:
     attempt: str
     step: int
     path: str
-    suspect: bool = False
+
+
+Span = tuple[str, int, int]
+"""An attempt, the first of its steps that is meant, and the last."""
 
 
 class Saves:
@@ -34,24 +36,21 @@ class Saves:
             if one.op == "save" and one.is_model and not one.failed:
                 self._saves.append(_Save(attempt, one.step, one.path))
 
-    def suspect(self, view: View, claims: Iterable[Claim]) -> None:
-        """A checkpoint detector claims something at this look: the saves that it is about are not clean."""
-        steps = {one.step for one in view.new_checkpoints() if one.op == "save"}
-        if not steps or not any(True for _ in claims):
-            return
-        for save in self._saves:
-            if save.attempt == view.attempt and save.step in steps:
-                save.suspect = True
-
     def last_clean(
-        self, attempt: str, first_step: int | None, offsets: Mapping[str, int | None]
+        self,
+        attempt: str,
+        first_step: int,
+        offsets: Mapping[str, int | None],
+        suspect: Sequence[Span] = (),
     ) -> str:
-        """The last clean save before the first wrong step, as "path (step n)"; "" if none was seen."""
-        if first_step is None:
-            return ""
+        """
+        The last clean save before the first wrong step, as "path (step n)"; "" if none was seen.
+
+        `suspect`: stretches of steps in which saves were found to be wrong.
+        """
         for save in reversed(self._saves):
             before = save.attempt != attempt or save.step < first_step
-            if before and not save.suspect and self._not_later(save, attempt):
+            if before and not _within(save, suspect) and self._not_later(save, attempt):
                 step = f"step {save.step + (offsets.get(save.attempt) or 0)}"
                 return f"{save.path} ({step})" if save.path else step
         return ""
@@ -60,3 +59,9 @@ class Saves:
         """Whether the save belongs to this attempt or one before it."""
         seen = list(dict.fromkeys(one.attempt for one in self._saves))
         return attempt not in seen or seen.index(save.attempt) <= seen.index(attempt)
+
+
+def _within(save: _Save, spans: Sequence[Span]) -> bool:
+    return any(
+        save.attempt == attempt and first <= save.step <= last for attempt, first, last in spans
+    )

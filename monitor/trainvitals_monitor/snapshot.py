@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from trainvitals_monitor.engine import Engine
+from trainvitals_monitor.first_cause import standing
 from trainvitals_monitor.models import FindingCounts, Number, RunOut
 
 REPORTING_S = 60.0
@@ -18,7 +19,7 @@ REPORTING_S = 60.0
 def run_out(engine: Engine, page: str) -> RunOut:
     """The run in short; the caller holds its lock."""
     said = engine.summary()
-    counts = Counter(finding.severity.value for finding in engine.open_findings)
+    counts = Counter(finding.severity.value for finding in standing(engine.findings))
     return RunOut(
         run=engine.run,
         attempt=said.get("attempt", ""),

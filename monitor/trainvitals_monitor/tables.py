@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainvitals_monitor.folding import folded
+
 _STYLE = {"critical": "bold red", "warning": "yellow", "info": "cyan", "resolved": "dim"}
 _WIDTH_WITHOUT_TERMINAL = 110
 _SHOWN_SUBJECTS = 3
@@ -37,13 +39,23 @@ def plain(text: object) -> str:
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]], *, with_run: bool = False) -> Table:
-    """One row a finding: how bad, what, which steps and tensors, what happened and what to do."""
+    """One row a finding: how bad, what, which steps and tensors, what happened and what to do; below it what follows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
     table.add_column("finding", no_wrap=True)
     table.add_column("steps", no_wrap=True)
     table.add_column("what happened, and what to do", overflow="fold")
-    for finding in findings:
-        table.add_row(_name(finding, with_run), _steps(finding), _story(finding), end_section=True)
+    for top, rest in folded([(one["id"], one.get("caused_by", "")) for one in findings]):
+        finding, following = findings[top], [findings[number] for number in rest]
+        table.add_row(
+            _name(finding, with_run),
+            _steps(finding),
+            _story(finding, len(following)),
+            end_section=not following,
+        )
+        for one in following:
+            table.add_row(
+                _follower(one), _steps(one), _happened(one), end_section=one is following[-1]
+            )
     return table
 
 
@@ -62,7 +74,17 @@ def _steps(finding: Mapping[str, Any]) -> Text:
     return Text(str(first) if last <= first else f"{first}-{last}")
 
 
-def _story(finding: Mapping[str, Any]) -> Text:
+def _follower(finding: Mapping[str, Any]) -> Text:
+    style = _STYLE.get("resolved" if finding["status"] == "resolved" else finding["severity"], "")
+    return Text(f"+ {plain(finding['detector'])}", style=style)
+
+
+def _happened(finding: Mapping[str, Any]) -> Text:
+    """What happened, of a finding whose cause says what to do."""
+    return Text(plain(finding["message"]), style="dim")
+
+
+def _story(finding: Mapping[str, Any], num_following: int) -> Text:
     parts = [
         Text(plain(finding["message"])),
         Text(f"-> {plain(finding['advice'])}", style="italic"),
@@ -72,8 +94,11 @@ def _story(finding: Mapping[str, Any]) -> Text:
         more = len(subjects) - _SHOWN_SUBJECTS
         shown = ", ".join(plain(name) for name in subjects[:_SHOWN_SUBJECTS])
         parts.append(Text(shown + (f" and {more} more" if more > 0 else ""), style="dim"))
-    if finding.get("last_clean_checkpoint"):
-        parts.append(Text(f"last clean checkpoint: {plain(finding['last_clean_checkpoint'])}"))
+    if finding["severity"] != "info":
+        clean = finding.get("last_clean_checkpoint") or "none known"
+        parts.append(Text(f"last clean checkpoint: {plain(clean)}"))
+    if num_following:
+        parts.append(Text(f"{num_following} more follow{'s' * (num_following == 1)} from it:"))
     return Text("\n").join(part for part in parts if part)
 
 
@@ -157,11 +182,11 @@ def verdict(findings: Sequence[Mapping[str, Any]]) -> str:
     for finding in findings:
         counts[finding["severity"]] = counts.get(finding["severity"], 0) + 1
     named = [f"{counts[name]} {name}" for name in ("critical", "warning", "info") if name in counts]
-    return (
-        f"{len(findings)} finding{'s' * (len(findings) != 1)}: {', '.join(named)}"
-        if named
-        else "no findings"
-    )
+    if not named:
+        return "no findings"
+    tops = len(folded([(one["id"], one.get("caused_by", "")) for one in findings]))
+    causes = f" (from {tops} cause{'s' * (tops != 1)})" if tops < len(findings) else ""
+    return f"{len(findings)} finding{'s' * (len(findings) != 1)}: {', '.join(named)}{causes}"
 
 
 def exit_status(findings: Iterable[Mapping[str, Any]]) -> int:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from trainvitals_monitor import web
+from trainvitals_monitor.folding import folded
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.queries import Queries
 from trainvitals_monitor.routes.query import RunName
@@ -38,7 +39,11 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
         offset = loss.step_offset or 0
         curve = web.curve([step + offset for step in loss.steps], list(loss.values))
     findings = ask.findings(run, None, None)
-    return _page(monitor, "run.html", run=detail, findings=findings, curve=curve)
+    groups = [
+        (findings[top], [findings[number] for number in rest])
+        for top, rest in folded([(one.id, one.caused_by) for one in findings])
+    ]
+    return _page(monitor, "run.html", run=detail, groups=groups, curve=curve)
 
 
 @router.get("/static/style.css")

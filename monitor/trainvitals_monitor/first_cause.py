@@ -1,0 +1,159 @@
+"""
+First cause: which finding explains which, and what stands for itself. The only place of the rule.
+
+Finding A explains finding B of the same attempt if all of this holds:
+
+* EXPLAINS names B's detector among what A's leads to;
+* A is above info;
+* A came first: its first wrong step is earlier, or is the same and its detector stands earlier in the catalogue;
+* B is within reach: it began at most REACH_STEPS after A was last seen, or what A tells can't un-happen;
+* where B is about tensors, they are A's, or of the same modules as A's; not asked where A's fault spreads.
+
+Of several, the first is the cause. It is a function of the findings as they are now: a cause that is found later than
+what follows from it folds that then, and no restart or order of frames changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trainvitals_monitor.detectors import DETECTORS
+from trainvitals_monitor.findings import Finding, Severity, Status
+
+REACH_STEPS = 64
+"""As long as most findings stay open without being claimed again (see `Detector.resolve_after`)."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What a fault leads to: names of detectors. `spreads`: through the whole model, whatever tensors it began with."""
+
+    on: tuple[str, ...]
+    spreads: bool = False
+
+
+_BLOWN_UP = ("non-finite", "norm-explosion", "loss-non-finite", "loss-at-chance")
+_UNTRAINED = ("gradient-missing", "parameter-stuck", "lora-b-stuck")
+_LOST = ("updates-lost", "buffer-stuck", "parameter-stuck", "expert-bias-drift")
+
+EXPLAINS: Mapping[str, Effects] = {
+    "slot-replaced": Effects(
+        (
+            "tied-weights-broken",
+            "dtype-changed",
+            "contract-broken",
+            "checkpoint-stale",
+            "checkpoint-keys-changed",
+            "optimizer-holds-dead-parameter",
+            "parameter-not-in-optimizer",
+            *_UNTRAINED,
+            "buffer-stuck",
+            "expert-bias-drift",
+        )
+    ),
+    "tied-weights-broken": Effects(
+        (
+            "contract-broken",
+            "optimizer-holds-dead-parameter",
+            "parameter-not-in-optimizer",
+            *_UNTRAINED,
+        )
+    ),
+    "dtype-changed": Effects(
+        ("contract-broken", "optimizer-state-low-precision", *_LOST, "non-finite")
+    ),
+    "contract-broken": Effects(("optimizer-state-low-precision", *_LOST)),
+    "resume-not-applied": Effects(("optimizer-state-reset", *_BLOWN_UP), spreads=True),
+    "optimizer-state-reset": Effects(_BLOWN_UP, spreads=True),
+    "optimizer-holds-dead-parameter": Effects(("parameter-not-in-optimizer", *_UNTRAINED)),
+    "parameter-not-in-optimizer": Effects((*_UNTRAINED, "gradient-not-cleared")),
+    "gradient-missing": Effects(("parameter-stuck", "lora-b-stuck")),
+    "gradient-not-cleared": Effects((*_BLOWN_UP, "gradient-clipped-away"), spreads=True),
+    "gradient-clipped-away": Effects(
+        ("updates-lost", "parameter-stuck", "lora-b-stuck"), spreads=True
+    ),
+    "optimizer-state-low-precision": Effects(("updates-lost", "parameter-stuck", "non-finite")),
+    "updates-lost": Effects(("parameter-stuck", "buffer-stuck")),
+    "eval-mode-in-training": Effects(("batch-norm-frozen", "buffer-stuck")),
+    "batch-norm-frozen": Effects(("buffer-stuck",)),
+    "lora-a-growth": Effects(_BLOWN_UP, spreads=True),
+    "expert-bias-drift": Effects(_BLOWN_UP, spreads=True),
+    "non-finite": Effects(
+        (*_BLOWN_UP, *_LOST, "gradient-clipped-away", "lora-b-stuck", "batch-norm-frozen"),
+        spreads=True,
+    ),
+    "norm-explosion": Effects(_BLOWN_UP, spreads=True),
+    "loss-non-finite": Effects(("non-finite",), spreads=True),
+}
+"""By detector. Causes that only come true in a later attempt (a stale checkpoint) are findings of their own there."""
+
+_PLACE = {detector.name: place for place, detector in enumerate(DETECTORS)}
+_FOR_GOOD = frozenset(one.name for one in DETECTORS if one.resolve_after is None)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the rule asks of a finding. `places`: its tensors' FQNs and their modules; none if it is about the run."""
+
+    id: str
+    attempt: str
+    detector: str
+    severity: Severity
+    first_step: int
+    last_step: int
+    places: frozenset[str]
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """First wrong first, then as the catalogue has them."""
+        return self.first_step, _PLACE.get(self.detector, len(_PLACE)), self.id
+
+
+def direct_causes(faults: Iterable[Fault]) -> dict[str, str]:
+    """Per finding that another one explains: its id and that one's."""
+    ordered = sorted(faults, key=lambda fault: fault.order)
+    found: dict[str, str] = {}
+    for number, fault in enumerate(ordered):
+        cause = next((one for one in ordered[:number] if _explains(one, fault)), None)
+        if cause is not None:
+            found[fault.id] = cause.id
+    return found
+
+
+def _explains(cause: Fault, fault: Fault) -> bool:
+    """Whether it does, given that it came first."""
+    effects = EXPLAINS.get(cause.detector)
+    if effects is None or fault.detector not in effects.on or cause.attempt != fault.attempt:
+        return False
+    if cause.severity is Severity.INFO:
+        return False
+    if cause.detector not in _FOR_GOOD and fault.first_step > cause.last_step + REACH_STEPS:
+        return False
+    everywhere = effects.spreads or not cause.places or not fault.places
+    return everywhere or not cause.places.isdisjoint(fault.places)
+
+
+def places_of(fqns: Iterable[str]) -> frozenset[str]:
+    """Tensors and the modules that they are in, "" for none left out."""
+    names = set(fqns) - {""}
+    return frozenset(names | {name.rpartition(".")[0] for name in names} - {""})
+
+
+def standing(findings: Sequence[Finding]) -> list[Finding]:
+    """The open findings that stand for themselves: no open one that is at least as bad explains them. These page."""
+    by_id = {finding.id: finding for finding in findings}
+    return [
+        finding
+        for finding in findings
+        if finding.status is Status.OPEN and not _is_covered(finding, by_id)
+    ]
+
+
+def _is_covered(finding: Finding, by_id: Mapping[str, Finding]) -> bool:
+    cause = by_id.get(finding.caused_by)
+    while cause is not None:
+        if cause.status is Status.OPEN and cause.severity.rank <= finding.severity.rank:
+            return True
+        cause = by_id.get(cause.caused_by)
+    return False
