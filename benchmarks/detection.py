@@ -64,6 +64,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "parameter-not-in-optimizer",
         "optimizer-holds-dead-parameter",
         "gradient-missing",
+        "gradient-zero",
         "parameter-stuck",
     ),
     "divergence": ("replica-divergence",),

@@ -20,6 +20,7 @@ from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameter
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
+from trainvitals_monitor.detectors.gradient_zero import GradientZero
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
@@ -49,6 +50,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     GradientMissing,
+    GradientZero,
     GradientNotCleared,
     GradientClippedAway,
     FrozenParameterMoved,

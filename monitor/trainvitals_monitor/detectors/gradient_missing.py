@@ -17,6 +17,7 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.detectors.stretch import look_back
+from trainvitals_monitor.detectors.upstream import is_upstream
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -27,7 +28,8 @@ class GradientMissing(Detector):
     """
     Detects:
         A trainable parameter that an optimizer holds and whose `.grad` was None at every look since the attempt began,
-        while other parameters of the optimizers had gradients.
+        while other parameters of the optimizers had gradients: at the front of the model in the order of registration, or
+        where it ends in as many features as the next parameter takes. Elsewhere it is info.
 
     Why it matters:
         This part of the model keeps its initial values: it was meant to learn, and is random for ever.
@@ -41,8 +43,9 @@ class GradientMissing(Detector):
         Follow the graph from the loss back to the module; freeze with `requires_grad_(False)` what is not used.
 
     Misses:
-        A gradient that is there and exactly zero. A head that this training does not use by intent is reported too:
-        freeze it, or declare it under `ignore`.
+        A gradient that is there and exactly zero (gradient-zero). What is cut off and looks like a head that is not used,
+        by order and shapes, is info only. A part at the front that this training does not use by intent, or not yet, is
+        reported: freeze it, or declare it under `ignore`.
     """
 
     name = "gradient-missing"
@@ -69,18 +72,24 @@ class GradientMissing(Detector):
         never = (looks == seen.sum(axis=0)) & (looks >= self.threshold("looks", view)[tensors])
         if not never.any() or not _others_have_one(view):
             return
-        tensors = tensors[never]
-        yield Claim(
-            tensors=tensors,
-            message="{fqn} is trainable and in an optimizer, but had no gradient at any of the {looks} looks since "
-            "step {begin_step}.",
-            advice="Look for a detach() or no_grad between it and the loss, or freeze it if it is not to be trained.",
-            evidence={
-                "looks": looks[never],
-                "begin_step": np.full(len(tensors), view.base_step + 1),
-            },
-            first_step=view.base_step + 1,
-        )
+        tensors, looks = tensors[never], looks[never]
+        upstream = is_upstream(view, tensors)
+        for chosen, severity in ((upstream, Severity.WARNING), (~upstream, Severity.INFO)):
+            if chosen.any():
+                yield Claim(
+                    tensors=tensors[chosen],
+                    message="{fqn} is trainable and in an optimizer, but had no gradient at any of the {looks} looks "
+                    "since step {begin_step}.",
+                    advice="Look for a detach() or no_grad between it and the loss, or freeze it if it is not to be "
+                    "trained.",
+                    evidence={
+                        "looks": looks[chosen],
+                        "begin_step": np.full(int(chosen.sum()), view.base_step + 1),
+                    },
+                    first_step=view.base_step + 1,
+                    severity=severity,
+                    key="" if severity is Severity.WARNING else "not upstream",
+                )
 
     def _suspects(self, view: View) -> IntArray:
         missing = view.now("grad_missing") == 1

@@ -120,10 +120,13 @@ def _gradients(
     return stream
 
 
-@SCENARIOS.fires(GradientMissing, Severity.WARNING, subject="head", first_step=1, says="8 looks")
+@SCENARIOS.fires(GradientMissing, Severity.WARNING, subject="front", first_step=1, says="8 looks")
 def detached() -> Stream:
-    """Backward never reaches the head."""
-    return _gradients([None] * 10)
+    """Backward never reaches the front."""
+    stream = Stream(["front", "head"])
+    stream.optimizers([["front", "head"]])
+    stream.step(values={"*": 1.0}, gradients={"front": None, "head": 1.0}, lr=1e-3, steps=10)
+    return stream
 
 
 @SCENARIOS.silent(GradientMissing)

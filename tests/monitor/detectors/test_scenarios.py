@@ -19,6 +19,7 @@ from tests.monitor.detectors import (
     movement_scenarios,
     number_scenarios,
     optimizer_scenarios,
+    zero_scenarios,
 )
 from tests.monitor.detectors.scenario import SEVERE, Scenario
 from tests.monitor.stream import Stream, tensor
@@ -35,6 +36,7 @@ FILES = (
     decay_scenarios,
     optimizer_scenarios,
     checkpoint_scenarios,
+    zero_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]

@@ -1,0 +1,37 @@
+"""
+Real faults of gradients, learning rates and steps: each is found, its twin is silent.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.incidents.drive import drive, findings_of
+from tests.incidents.gradient_faults import FAULTS
+from tests.incidents.state_faults import StateFault
+from trainvitals_monitor.findings import Severity
+
+
+@pytest.mark.parametrize("fault", [*FAULTS], ids=str)
+def test_the_fault_is_found(fault: StateFault, tmp_path: Path) -> None:
+    """Its detector warns of the onset, and nothing was said before it."""
+    drive(fault, healthy=False, folder=tmp_path, budget=None)
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    own = [one for one in loud if one.detector == fault.detector]
+    assert own, [(one.detector, one.message) for one in loud]
+    assert min(one.first_step for one in loud) >= fault.onset
+    assert own[0].first_step - fault.onset <= 3
+    assert any(fault.subject in fqn for fqn in own[0].subjects) or not fault.subject
+
+
+@pytest.mark.parametrize("budget", [None, 0.005])
+@pytest.mark.parametrize("fault", [*FAULTS], ids=str)
+def test_the_healthy_twin_is_silent(
+    fault: StateFault, budget: float | None, tmp_path: Path
+) -> None:
+    """The same trainer without the fault gives nothing above info."""
+    drive(fault, healthy=True, folder=tmp_path, budget=budget)
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    assert not loud, [(one.detector, one.subjects[:2], one.message) for one in loud]
