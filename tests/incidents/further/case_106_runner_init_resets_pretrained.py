@@ -35,9 +35,10 @@ class Tagger(nn.Module):
 
 def build(healthy, rank=0, world_size=1):
     backbone = pretrained_lm(steps=30)
+    backbone.output = nn.Identity()
     seed_all(106)
     model = Tagger(backbone)
-    opt = adamw((p for n, p in model.named_parameters() if "output" not in n), 1e-3)
+    opt = adamw(model.parameters(), 1e-3)
     start = clone_state(backbone)
 
     def step(i):

@@ -30,7 +30,10 @@ class Normalizer(nn.Module):
             self.running_variance = torch.ones(d)
 
     def forward(self, x):
-        if self.training:
+        if self.training and "running_mean" in self._buffers:
+            self.running_mean.lerp_(x.mean(0), 0.1)
+            self.running_variance.lerp_(x.var(0), 0.1)
+        elif self.training:
             self.running_mean = self.running_mean + 0.1 * (x.mean(0) - self.running_mean)
             self.running_variance = self.running_variance + 0.1 * (x.var(0) - self.running_variance)
         return (x - self.running_mean) / (self.running_variance + 1e-5).sqrt()
