@@ -12,7 +12,11 @@ META = dict(
     bug_step=None,
     world_size=1,
     planned_steps=150,
-    tempts=["the same batch in every step", "updates become tiny at the end", "clipping in every step"],
+    tempts=[
+        "the same batch in every step",
+        "updates become tiny at the end",
+        "clipping in every step",
+    ],
 )
 
 
