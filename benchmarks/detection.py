@@ -89,6 +89,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "gradient-vanishing",
     ),
     "router": ("router-collapse", "expert-load-imbalance", "expert-dead", "expert-bias-drift"),
+    "schedule": ("learning-rate-zero",),
     "tied": ("tied-weights-broken", "slot-replaced"),
     "vanishing": ("norm-collapse", "gradient-vanishing"),
 }

@@ -4,9 +4,12 @@ Small trainers whose gradients, learning rates or steps go wrong, and twins that
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 
 from tests.incidents.healthy_runs.run import Run, blobs, perceptron, update
 from tests.incidents.state_faults import StateFaults
@@ -60,3 +63,36 @@ def rounded_without_a_way_through(healthy: bool) -> Run:
     return Run(
         model, optimizer, lambda i: update(optimizer, functional.cross_entropy(model(blobs(i)[0]), blobs(i)[1]))
     )  # fmt: skip
+
+
+def _scheduled(factor: Callable[[int], float], schedule_steps: int = 1) -> Run:
+    """A trainer whose scheduler is stepped so often in each step."""
+    model = perceptron(16, 32, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = LambdaLR(optimizer, factor)
+
+    def step(i: int) -> float:
+        loss = update(optimizer, functional.cross_entropy(model(blobs(i)[0]), blobs(i)[1]))
+        for _ in range(schedule_steps):
+            schedule.step()
+        return loss
+
+    return Run(model, optimizer, step)
+
+
+@FAULTS.of("learning-rate-zero", steps=80, onset=20)
+def schedule_stepped_per_microbatch(healthy: bool) -> Run:
+    """A decay over 80 steps that is stepped four times in each; the twin's ends with the training."""
+    return _scheduled(lambda i: max(0.0, 1 - i / 80), 1 if healthy else 4)
+
+
+@FAULTS.of("learning-rate-zero", steps=60, onset=0)
+def warm_up_never_stepped(healthy: bool) -> Run:
+    """A warm-up from zero whose scheduler nobody steps."""
+    return _scheduled(lambda i: min(1.0, i / 20), int(healthy))
+
+
+@FAULTS.of("learning-rate-zero", steps=60, onset=31, subject="weight")
+def decay_without_a_bound(healthy: bool) -> Run:
+    """A linear decay over 30 steps goes on below zero; the twin's is over 60."""
+    return _scheduled(lambda i: 1 - i / (60 if healthy else 30))

@@ -21,6 +21,7 @@ from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedA
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.gradient_zero import GradientZero
+from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
@@ -49,6 +50,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     CheckpointKeysChanged,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
+    LearningRateZero,
     GradientMissing,
     GradientZero,
     GradientNotCleared,

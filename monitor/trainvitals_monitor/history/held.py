@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ class _Report:
         self.lr = np.empty(0, np.float64)
         self.peak_lr = np.empty(0, np.float64)
         self.rose = np.empty(0, np.float64)
+        self.changed = np.empty(0, np.float64)
+        self.former_peak = np.empty(0, np.float64)
         self.weight_decay = np.empty(0, np.float64)
         self.decayed = np.empty(0, np.float64)
         self.decayed_through = np.empty(0, np.float64)
@@ -37,6 +40,7 @@ class _Report:
             # Groups are counted anew: what they had decayed so far is no longer known.
             self.decayed = np.zeros_like(self.decayed)
             self.decayed_through = np.full_like(self.decayed, seen.step - 1)
+            self.former_peak = np.full_like(self.former_peak, np.nan)
         self.seen = seen
         sizes = [len(group) for group in seen.group_tensors]
         self.tensors = np.array([i for group in seen.group_tensors for i in group], np.int64)
@@ -58,6 +62,9 @@ class _Report:
         self.weight_decay[groups] = decay
         higher = ~(lr <= self.lr[groups])
         self.rose[groups] = np.where(higher, step, self.rose[groups])
+        other = ~(lr == self.lr[groups])
+        self.changed[groups] = np.where(other, step, self.changed[groups])
+        self.former_peak[groups] = np.where(other, self.peak_lr[groups], self.former_peak[groups])
         self.peak_lr[groups] = np.fmax(self.peak_lr[groups], lr)
         self.lr[groups] = lr
 
@@ -68,7 +75,29 @@ class _Report:
         return total
 
 
-_COLUMNS = ("lr", "peak_lr", "rose", "weight_decay", "decayed", "decayed_through")
+_COLUMNS = (
+    "lr",
+    "peak_lr",
+    "rose",
+    "changed",
+    "former_peak",
+    "weight_decay",
+    "decayed",
+    "decayed_through",
+)
+
+
+class Rates(NamedTuple):
+    """
+    Learning rates by parameter group [g], groups counted through all optimizers of one rank.
+
+    `former_peak`: the largest rate before the last change, NaN if there was none; `changed`: the step of that change,
+    the first one's for a group that never changed.
+    """
+
+    lr: FloatArray
+    former_peak: FloatArray
+    changed: FloatArray
 
 
 class Held:
@@ -98,6 +127,15 @@ class Held:
             self._lr = self._by_tensor("lr", num_tensors)
             self._lr.setflags(write=False)
         return self._lr
+
+    def group_rates(self) -> Rates | None:
+        """The groups of the lowest rank that told of any."""
+        for _, report in sorted(self._reports.items()):
+            if report.seen is not None and len(report.lr):
+                count = len(report.seen.group_tensors)
+                columns = (report.lr, report.former_peak, report.changed)
+                return Rates(*(column[:count] for column in columns))
+        return None
 
     def peak_lr(self, num_tensors: int) -> FloatArray:
         """The largest learning rate that each tensor's group has had in this attempt, NaN where unknown."""

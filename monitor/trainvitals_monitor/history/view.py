@@ -20,6 +20,7 @@ from trainvitals.contract import Contract
 from trainvitals.facts import SERIES_TABLE
 from trainvitals.frame import OptimizersSeen
 from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.history.held import Rates
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.tensors import TensorTable
 
@@ -125,6 +126,11 @@ class View:
     def peak_lr(self) -> FloatArray:
         """The largest learning rate that each tensor's group has had in this attempt; made at each call."""
         return self._attempt.held.peak_lr(self.num_tensors)
+
+    @property
+    def group_rates(self) -> Rates | None:
+        """Learning rates by parameter group, of the lowest rank; None while unknown. Arrays are not to be changed."""
+        return self._attempt.held.group_rates()
 
     @property
     def lr_settled(self) -> FloatArray:

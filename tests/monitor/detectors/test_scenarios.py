@@ -19,6 +19,7 @@ from tests.monitor.detectors import (
     movement_scenarios,
     number_scenarios,
     optimizer_scenarios,
+    rate_scenarios,
     zero_scenarios,
 )
 from tests.monitor.detectors.scenario import SEVERE, Scenario
@@ -36,6 +37,7 @@ FILES = (
     decay_scenarios,
     optimizer_scenarios,
     checkpoint_scenarios,
+    rate_scenarios,
     zero_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
