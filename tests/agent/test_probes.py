@@ -507,3 +507,41 @@ def test_log_reads_numbers_and_refuses_the_rest() -> None:
     with pytest.raises(TypeError, match=r"log\(loss=...\).*Tensor of shape \[2\]"):
         log.log(record, 8, {"loss": torch.ones(2)})
     log.flush(record)
+
+
+def test_the_beginning_is_told_once() -> None:
+    """Zeros, denormal numbers and sizes of every parameter before the first step; nothing of it later."""
+    model = Net()
+    with torch.no_grad():
+        model.small.weight[0] = 0.0
+        model.small.weight[1] = 1e-40
+    squares = float(model.small.weight.detach().double().square().sum())
+    width = model.small.weight.shape[1]
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rig.round(optimizer)
+    rig.round(optimizer)
+    told = rig.rows("beginning", "small.weight")
+    assert list(told) == [0]
+    assert told[0]["read"] == model.small.weight.numel()
+    assert (told[0]["zeros"], told[0]["denormals"]) == (width, width)
+    assert told[0]["squares"] == pytest.approx(squares)
+    assert rig.rows("beginning", "large.weight")[0]["read"] == 4096
+
+
+def test_rows_that_stay_alike_are_told() -> None:
+    """Those that part at the first update are not; the others are told at the eighth, and as steps double."""
+    model = nn.ModuleDict({"same": nn.Linear(4, 6), "parting": nn.Linear(4, 6)})
+    for layer in model.values():
+        nn.init.constant_(layer.get_parameter("weight"), 0.5)
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(17):
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.ones_like(parameter)
+            if name == "parting.weight" and step == 0:
+                parameter.grad[2] = 0.0
+        rig.round(optimizer)
+    told = rig.rows("rows", "same.weight")
+    assert {step: row["rows_alike"] for step, row in told.items()} == {8: 6, 16: 6}
+    assert rig.rows("rows", "parting.weight") == {}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.incidents.healthy_runs.run import Run, blobs, update
+from tests.incidents.healthy_runs.run import Run, blobs, perceptron, update
 from tests.incidents.state_faults import StateFaults
 
 FAULTS = StateFaults()
@@ -46,3 +46,69 @@ def gains_named_otherwise(healthy: bool) -> Run:
         return update(optimizer, functional.cross_entropy(model["outside"](hidden), labels))
 
     return Run(model, optimizer, step)
+
+
+def _trained(model: nn.Module, i: int, optimizer: torch.optim.Optimizer) -> float:
+    values, labels = blobs(i)
+    return update(optimizer, functional.cross_entropy(model(values), labels))
+
+
+@FAULTS.of("units-alike", steps=30, onset=0, subject="2.weight")
+def constant_weights(healthy: bool) -> Run:
+    """Every weight is 0.1: each hidden layer is one unit, many times over."""
+    model = perceptron(16, 32, 32, 4)
+    if not healthy:
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                nn.init.constant_(layer.weight, 0.1)
+                nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return Run(model, optimizer, lambda i: _trained(model, i, optimizer))
+
+
+class _Branch(nn.Module):
+    """A residual branch whose last layer, or each of whose layers, begins at zero."""
+
+    def __init__(self, healthy: bool) -> None:
+        super().__init__()
+        self.inside, self.outside = nn.Linear(32, 64), nn.Linear(64, 32)
+        for layer in (self.outside,) if healthy else (self.inside, self.outside):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch: torch.Tensor = self.outside(functional.gelu(self.inside(x)))
+        return x + branch
+
+
+@FAULTS.of("units-alike", steps=30, onset=0, subject="1.outside.weight")
+def zeros_behind_zeros(healthy: bool) -> Run:
+    """A branch of two layers of zeros; its twin zeroes the last one."""
+    model = nn.Sequential(nn.Linear(16, 32), _Branch(healthy), nn.Linear(32, 4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return Run(model, optimizer, lambda i: _trained(model, i, optimizer))
+
+
+@FAULTS.of("wrong-from-initialisation", steps=20, onset=0, subject="4.weight")
+def one_layer_far_too_wide(healthy: bool) -> Run:
+    """One of the layers is drawn with a gain that was meant for its input."""
+    model = perceptron(16, 32, 32, 32, 32, 4)
+    for number in (2, 4, 6):
+        gain = 60.0 if number == 4 and not healthy else 1.0
+        nn.init.normal_(model.get_parameter(f"{number}.weight"), std=gain * 32**-0.5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return Run(model, optimizer, lambda i: _trained(model, i, optimizer))
+
+
+@FAULTS.of("wrong-from-initialisation", steps=20, onset=0, subject="0.weight")
+def memory_as_it_was(healthy: bool) -> Run:
+    """A weight whose bits are those of small integers and pointers; a fixed pattern stands for the memory."""
+    model = perceptron(16, 32, 4)
+    if not healthy:
+        bits = torch.zeros(32, 16, dtype=torch.int32)
+        bits[:, 1::4] = torch.arange(1, 129).reshape(32, 4).int()
+        bits[::2, 2] = 0x7F42
+        with torch.no_grad():
+            model.get_parameter("0.weight").copy_(bits.view(torch.float32))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    return Run(model, optimizer, lambda i: _trained(model, i, optimizer))

@@ -12,6 +12,7 @@ import pytest
 from tests.incidents.drive import drive
 from tests.incidents.healthy_runs import (
     long_runs,
+    strange_beginnings,
     strange_changes,
     strange_gradients,
     strange_runs,
@@ -24,7 +25,13 @@ from trainvitals_monitor.replay import replay
 BUDGETS = [None, 0.005]
 STRANGE = [
     run
-    for file in (strange_runs, strange_states, strange_changes, strange_gradients)
+    for file in (
+        strange_beginnings,
+        strange_runs,
+        strange_states,
+        strange_changes,
+        strange_gradients,
+    )
     for run in file.RUNS
 ]
 

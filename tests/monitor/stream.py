@@ -16,7 +16,7 @@ engine judge them; nothing is mocked::
 What can be given per tensor, everywhere: a mapping from FQN ("*": all not named) to a number or to columns. A tensor
 that is not named was not looked at. Numbers are short for: values -> norm; updates -> update_norm, all elements
 changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms; kept -> writes;
-digests -> the digest. Columns override these: `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
+digests -> the digest; rows -> rows_alike; begun -> the root mean square. Columns override these: `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ class Stream:
         moments: PerTensor | None = None,
         kept: PerTensor | None = None,
         digests: PerTensor | None = None,
+        rows: PerTensor | None = None,
         loss: float | None = None,
         scalars: Mapping[str, float] | None = None,
         lr: float | Sequence[float] | None = None,
@@ -174,6 +175,7 @@ class Stream:
             "moments": moments,
             "kept": kept,
             "digests": digests,
+            "rows": rows,
         }
         logged = {**({} if loss is None else {"loss": loss}), **(scalars or {})}
         events = list(events)
@@ -200,10 +202,11 @@ class Stream:
         """The number that the next step will have."""
         return self.now + 1
 
-    def beginning(self, digests: PerTensor) -> None:
-        """Digests of the state that the first step starts from; call it before that."""
+    def beginning(self, digests: PerTensor | None = None, begun: PerTensor | None = None) -> None:
+        """Digests of the state that the first step starts from, and what it holds; call it before that."""
         for rank in self._ranks:
-            self._tell(rank, "digests", digests)
+            self._tell(rank, "digests", digests or {})
+            self._tell(rank, "beginning", begun or {})
 
     def slot(
         self,
@@ -500,7 +503,17 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32},
         "kept": {"writes": number, "kept_dot": 1.0, "kept_before": 1.0, "kept_square": 1.0},
         "digests": {},
+        "rows": {"rows_alike": number},
+        "beginning": {
+            "read": size,
+            "zeros": 0,
+            "denormals": 0,
+            "squares": 0.0,
+            "largest": 0.0,
+        },
     }[table]
+    if table == "beginning" and not columns:
+        row |= {"squares": number * number * size, "largest": 3 * number}
     if table == "extremes" and not columns:
         row["low"], row["high"] = given
     if table == "updates" and columns:

@@ -10,6 +10,7 @@ Every table of tensors has two further columns, `tensor` (int32, the index in th
 
 from __future__ import annotations
 
+from trainvitals.facts.beginning import BEGINNING, ROWS
 from trainvitals.facts.run import GROUPS, MANIFEST, SCALARS, STEPS
 from trainvitals.facts.state import (
     DIGEST_COLUMNS,
@@ -22,8 +23,8 @@ from trainvitals.facts.state import (
 from trainvitals.facts.table import KEY_DTYPES, Column, Merge, Table
 from trainvitals.facts.training import COUNTERS, GRADIENTS, KEPT, MOMENTS
 
-_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT)
-TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS)
+_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT, ROWS)
+TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
 TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS)
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 
@@ -32,6 +33,7 @@ SERIES: tuple[Column, ...] = tuple(column for table in _SERIES_TABLES for column
 SERIES_TABLE = {column.name: table for table in _SERIES_TABLES for column in table.columns}
 
 __all__ = [
+    "BEGINNING",
     "COUNTERS",
     "DIGESTS",
     "DIGEST_COLUMNS",
@@ -42,6 +44,7 @@ __all__ = [
     "KEY_DTYPES",
     "MANIFEST",
     "MOMENTS",
+    "ROWS",
     "SCALARS",
     "SERIES",
     "SERIES_TABLE",

@@ -7,6 +7,7 @@ itself: `checkpoint.Checkpoints` and `loss.Log`.
 
 from __future__ import annotations
 
+from trainvitals.probes.beginnings import Beginnings
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
 from trainvitals.probes.kept import KeptGradients
@@ -27,6 +28,7 @@ PROBES: tuple[type[Probe], ...] = (
     KeptGradients,
     Values,
     Updates,
+    Beginnings,
     Sweeps,
 )
 

@@ -37,13 +37,17 @@ from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
+from trainvitals_monitor.detectors.units_alike import UnitsAlike
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
+from trainvitals_monitor.detectors.wrong_from_initialisation import WrongFromInitialisation
 
 DETECTORS: tuple[type[Detector], ...] = (
     SlotReplaced,
     TiedWeightsBroken,
     DtypeChanged,
     ContractBroken,
+    WrongFromInitialisation,
+    UnitsAlike,
     ResumeNotApplied,
     OptimizerStateReset,
     CheckpointStale,

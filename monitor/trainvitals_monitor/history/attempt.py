@@ -23,6 +23,7 @@ from trainvitals.frame import (
     TensorInfo,
 )
 from trainvitals_monitor.header import MAX_TENSORS, RunConflict, contract_of
+from trainvitals_monitor.history.beginning import Beginning
 from trainvitals_monitor.history.checkpoints import Checkpoints
 from trainvitals_monitor.history.digests import Digests
 from trainvitals_monitor.history.held import Held
@@ -63,6 +64,7 @@ class AttemptHistory:
         self.scalars = Scalars()
         self.held = Held()
         self.digests = Digests()
+        self.beginning = Beginning()
         self.checkpoints = Checkpoints()
         self.pace = Pace()
         self.events: deque[EventAt[Any]] = deque(maxlen=MAX_EVENTS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import DIGESTS, TENSOR_TABLES, Table
+from trainvitals.facts import BEGINNING, DIGESTS, TENSOR_TABLES, Table
 from trainvitals_monitor.header import MAX_TENSORS
 from trainvitals_monitor.history.merge import Parts, Piece, merge
 
@@ -97,12 +97,12 @@ def _write_one(
     """A single rank: rows go where they belong as they are."""
     for number, columns in rows:
         index, columns = _placed(attempt.ranks[number], columns, len(attempt.tensors))
-        if table is not DIGESTS:
+        if table not in (DIGESTS, BEGINNING):
             attempt.window.write(table, index, columns)
             continue
         if isinstance(index, slice):
             index = np.arange(len(attempt.tensors))
-        _digests(attempt, step, index, columns)
+        _lasting(attempt, table, step, index, columns)
 
 
 def _write_merged(
@@ -119,8 +119,8 @@ def _write_merged(
             tensors, columns = tensors[known], {k: v[known] for k, v in columns.items()}
         pieces.append((tensors, parts.of(number)[tensors], columns))
     whole, merged = merge(table.columns, pieces, parts.needed, len(parts))
-    if table is DIGESTS:
-        _digests(attempt, step, whole, merged)
+    if table in (DIGESTS, BEGINNING):
+        _lasting(attempt, table, step, whole, merged)
     else:
         attempt.window.write(table, whole, merged)
 
@@ -138,12 +138,19 @@ def _placed(
     return index[known], {name: values[known] for name, values in columns.items()}
 
 
-def _digests(
-    attempt: AttemptHistory, step: int, tensors: npt.NDArray[np.int64], columns: Rows
+def _lasting(
+    attempt: AttemptHistory,
+    table: Table,
+    step: int,
+    tensors: npt.NDArray[np.int64],
+    columns: Rows,
 ) -> None:
-    own = {column.name for column in DIGESTS.columns}
+    own = {column.name for column in table.columns}
     kept = {name: values for name, values in columns.items() if name in own}
-    attempt.digests.put(step, tensors, kept, len(attempt.tensors))
+    if table is BEGINNING:
+        attempt.beginning.put(tensors, kept, len(attempt.tensors))
+    else:
+        attempt.digests.put(step, tensors, kept, len(attempt.tensors))
 
 
 def _scalars(attempt: AttemptHistory, pending: Pending, step: int) -> None:

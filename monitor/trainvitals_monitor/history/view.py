@@ -173,6 +173,10 @@ class View:
         """The same for the attempt's first step that had any; `first_digests_step` is that step."""
         return self._attempt.digests.first(self.num_tensors)
 
+    def beginning(self) -> dict[str, npt.NDArray[Any]] | None:
+        """BEGINNING columns, each of length n (`read` 0: none for this tensor); None: no rows at all."""
+        return self._attempt.beginning.columns(self.num_tensors)
+
     @property
     def first_digests_step(self) -> int | None:
         """The step of `first_digests`."""

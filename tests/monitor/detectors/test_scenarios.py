@@ -10,6 +10,7 @@ import pytest
 
 from tests.monitor.detectors import (
     adapter_scenarios,
+    beginning_scenarios,
     checkpoint_scenarios,
     coverage_scenarios,
     decay_scenarios,
@@ -35,6 +36,7 @@ FILES = (
     adapter_scenarios,
     number_scenarios,
     decay_scenarios,
+    beginning_scenarios,
     optimizer_scenarios,
     checkpoint_scenarios,
     rate_scenarios,
