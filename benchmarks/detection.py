@@ -37,10 +37,11 @@ from pathlib import Path
 from typing import Any
 
 from trainvitals_monitor.detectors import Detector
-from trainvitals_monitor.engine import Engine, Overrides
+from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.history import View
 from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.overrides import Tuning
 from trainvitals_monitor.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,9 +151,9 @@ class Listener(Engine):
     """An engine that notes at which step each finding is first above info."""
 
     def __init__(
-        self, run: str, detectors: Sequence[type[Detector]], overrides: Overrides | None = None
+        self, run: str, detectors: Sequence[type[Detector]], tuning: Tuning | None = None
     ) -> None:
-        super().__init__(run, detectors, overrides)
+        super().__init__(run, detectors, tuning)
         self.told: dict[str, tuple[str, int]] = {}
 
     def _look(self, attempt: AttemptHistory, view: View) -> None:

@@ -45,6 +45,9 @@ from trainvitals.slots import SlotTable
 from trainvitals.speech import attach_line, say, summary_line
 from trainvitals.swaps import SWAPS
 
+_CONTRACT_EVERY = 64
+"""Frames of which one carries the contract: the first does, and a later one where that was lost."""
+
 
 class Agent:
     """
@@ -278,7 +281,7 @@ class Agent:
             complete_through=self._progress.complete_through,
             step_offset=self._progress.offset,
             phase=self._progress.phase,
-            contract=self._contract.as_json(),
+            contract=self._contract.as_json() if seq % _CONTRACT_EVERY == 1 else {},
             about={"torch": torch.__version__},
         )
 

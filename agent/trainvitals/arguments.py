@@ -4,6 +4,8 @@ What `attach()` was given, checked: wrong arguments fail before the first step, 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,8 +14,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from trainvitals.contract import Contract
+from trainvitals.contract_file import read_contract
 from trainvitals.errors import BadSetting
 
+_CONTRACT_BYTES = 512 << 10
+"""What a frame's header has room for, beside a page of tensors and events."""
 ON_FINDING_WORDS = ("log", "raise")
 
 
@@ -57,6 +63,30 @@ def check_step(step: Any) -> int:
             f"step={step!r}: must be the number of optimizer steps already done, 0 or more"
         )
     return step
+
+
+def check_contract(contract: Any, file: str) -> Contract:
+    """What is declared, in an object or a file; what an object leaves open, the file of the settings may say."""
+    if isinstance(contract, (str, os.PathLike)):
+        return _sendable(read_contract(contract))
+    if contract is not None and not isinstance(contract, Contract):
+        raise BadSetting(
+            f"contract={contract!r}: must be a trainvitals.Contract or the path of its file"
+        )
+    below = read_contract(file) if file else Contract()
+    return _sendable(contract.over(below) if contract is not None else below)
+
+
+def _sendable(contract: Contract) -> Contract:
+    try:
+        size = len(json.dumps(contract.as_json(), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise BadSetting(f"contract: holds what can't be sent ({error})") from error
+    if size > _CONTRACT_BYTES:
+        raise BadSetting(
+            f"contract: {size} bytes are too many to send, {_CONTRACT_BYTES} is the most; fold names with patterns"
+        )
+    return contract
 
 
 def check_on_finding(on_finding: Any, to_folder: bool, world_size: int) -> Any:

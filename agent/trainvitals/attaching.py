@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from os import PathLike
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,13 @@ from torch.optim import Optimizer
 
 from trainvitals.agent import Agent
 from trainvitals.answers import OnFinding
-from trainvitals.arguments import check_models, check_on_finding, check_optimizers, check_step
+from trainvitals.arguments import (
+    check_contract,
+    check_models,
+    check_on_finding,
+    check_optimizers,
+    check_step,
+)
 from trainvitals.attached import ATTACHED
 from trainvitals.attempt import read_world
 from trainvitals.contract import Contract
@@ -31,7 +38,7 @@ def attach(
     run: str | None = None,
     monitor: str | None = None,
     step: int = 0,
-    contract: Contract | None = None,
+    contract: Contract | str | PathLike[str] | None = None,
     on_finding: OnFinding = "log",
     **settings: Any,
 ) -> Agent:
@@ -46,7 +53,7 @@ def attach(
             Default: TRAINVITALS_MONITOR, else the folder `trainvitals-frames`.
         step: optimizer steps already done. Left at 0, a second attach to the same run in the same process goes on
             counting where the first stopped.
-        contract: what you declare of the state (frozen, tied, dtypes).
+        contract: what you declare of the state (frozen, tied, dtypes), or the file of it (docs/contract.md).
         on_finding: "log", "raise" (end the training: one rank, with a monitor), or a callable that gets each new
             finding as a dict, on the trainer's thread at the step after the monitor's answer.
         settings: see docs/settings.md; each also has an environment variable.
@@ -83,12 +90,9 @@ def _make(
                     f"attach(model={type(each).__name__}): an agent is attached to this model already; "
                     "use that one, or call its close() first"
                 )
-        if contract is not None and not isinstance(contract, Contract):
-            raise BadSetting(f"contract={contract!r}: must be a trainvitals.Contract")
         checked = check_on_finding(on_finding, resolved.to_folder, read_world().world_size)
-        agent = Agent(
-            models, optimizers, resolved, check_step(step), contract or Contract(), checked
-        )
+        declared = check_contract(contract, resolved.contract)
+        agent = Agent(models, optimizers, resolved, check_step(step), declared, checked)
     except BadSetting as error:
         return error
     try:

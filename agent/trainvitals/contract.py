@@ -7,11 +7,12 @@ A contract is data. The agent sends the user's part along; the monitor's detecto
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from trainvitals.errors import BadSetting
+from trainvitals.lock import Lock
 from trainvitals.roles import Role, role_of
 
 FLOAT_BITS = {
@@ -41,7 +42,9 @@ class Contract:
     What the user declares of the training state; FQN patterns are globs over canonical names.
 
     `frozen`: never changes. `dtypes`: pattern -> dtype that a tensor must have. `ignore`: report nothing of these.
-    `tied`: pairs of FQNs that must share one tensor. `total_steps`: planned optimizer steps.
+    `tied`: pairs of FQNs that must share one tensor. `total_steps`: planned optimizer steps. `thresholds`: detector ->
+    pattern ("*": all) -> threshold -> value. `off`: detectors that are not asked. `lock`: what a file made by
+    `trainvitals contract write` says of every tensor (contract_file.py).
     """
 
     frozen: Sequence[str] = ()
@@ -49,6 +52,9 @@ class Contract:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     ignore: Sequence[str] = ()
     total_steps: int | None = None
+    thresholds: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    off: Sequence[str] = ()
+    lock: Lock | None = None
 
     def __post_init__(self) -> None:
         for pattern, dtype in self.dtypes.items():
@@ -61,6 +67,10 @@ class Contract:
     def as_json(self) -> dict[str, Any]:
         """Plain data for the frame's header; empty if nothing is declared."""
         return {key: value for key, value in asdict(self).items() if value}
+
+    def over(self, other: Contract) -> Contract:
+        """Both: what this one leaves empty is the other's."""
+        return replace(other, **{key: getattr(self, key) for key in self.as_json()})
 
 
 def matches(fqn: str, patterns: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trainvitals.contract_file import read_contract
 from trainvitals.errors import BadSetting
 from trainvitals.link import MonitorLink
 from trainvitals.settings import SETTING_BY_NAME, SETTINGS, resolve
@@ -127,6 +128,8 @@ def _parse(options: list[str], rest: list[str]) -> Target:
 def _check_environment() -> None:
     """What `attach` would refuse at the first step is better refused now. Raises BadSetting."""
     settings = resolve({})
+    if settings.contract:
+        read_contract(settings.contract)
     if not settings.to_folder:
         MonitorLink(settings)
 

@@ -111,6 +111,13 @@ SETTINGS: tuple[Setting, ...] = (
         "in the environment separated by commas",
     ),
     Setting(
+        name="contract",
+        type="path",
+        default="",
+        parse=_text,
+        help="file of a contract: what must hold of the state, and the lock of its tensors (docs/contract.md)",
+    ),
+    Setting(
         name="attempt",
         type="text",
         default="",
@@ -192,6 +199,7 @@ class Settings:
     monitor: str
     budget: float | None
     watch: tuple[str, ...]
+    contract: str
     attempt: str
     token_file: str
     ca_file: str

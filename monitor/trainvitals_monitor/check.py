@@ -43,6 +43,8 @@ def check_script(
     steps: int | None = None,
     is_module: bool = False,
     keep_stdout: bool = True,
+    contract: str | None = None,
+    thresholds: str | None = None,
 ) -> Checked:
     """
     Run `script` (its path or module name, and its arguments) to its end, or for `steps` optimizer steps.
@@ -52,9 +54,9 @@ def check_script(
     """
     with (
         tempfile.TemporaryDirectory(prefix="trainvitals-check-") as folder,
-        ChildMonitor(Path(folder)) as monitor,
+        ChildMonitor(Path(folder), thresholds=thresholds) as monitor,
     ):
-        status = _run(script, monitor, steps, is_module, keep_stdout)
+        status = _run(script, monitor, steps, is_module, keep_stdout, contract)
         monitor.wait_until_judged(_JUDGED_TIMEOUT_S)
         names = [run["run"] for run in monitor.client.runs()]
         return Checked(
@@ -70,10 +72,13 @@ def _run(
     steps: int | None,
     is_module: bool,
     keep_stdout: bool,
+    contract: str | None,
 ) -> int:
     options = ["--monitor", monitor.client.url, "--budget", "none"]
     if steps is not None:
         options += ["--steps", str(steps)]
+    if contract is not None:
+        options += ["--contract", contract]
     command = [
         sys.executable,
         "-m",

@@ -28,13 +28,21 @@ class ChildMonitor:
     ends by itself after `idle_exit_s` without requests.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, idle_exit_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        idle_exit_s: float = 3600.0,
+        thresholds: str | None = None,
+    ) -> None:
         self._log = folder / "monitor.log"
         self._command = [
             sys.executable, "-m", "trainvitals_monitor.cli", "serve",
             "--port", str(port),
             "--store", str(folder / "store"),
             "--idle-exit-s", str(idle_exit_s),
+            *(["--thresholds", thresholds] if thresholds else []),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None

@@ -65,6 +65,11 @@ class Client:
         ]
         return findings
 
+    def lock(self, name: str) -> dict[str, Any]:
+        """The lock of the run's latest attempt."""
+        lock: dict[str, Any] = self.get(f"/api/v1/runs/{quote(name)}/lock")
+        return lock
+
     def probe_ingest(self) -> None:
         """Post an empty frame, which is refused; MonitorError if it is refused for its token, or not answered."""
         try:

@@ -11,8 +11,12 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainvitals.frame import MAX_FRAME_BYTES
+
+if TYPE_CHECKING:
+    from trainvitals_monitor.overrides import Tuning
 
 DEFAULT_PORT = 8420
 
@@ -46,6 +50,7 @@ class Config:
     `store`: a folder (made if missing), an .sqlite or .db file, or a sqlite:/// URL. `ingest_token`, `read_token`: None
     means open, which is refused on an address that others can reach unless `insecure`. `public_url`: how people reach
     the pages, for links; the address that is listened on if empty. `idle_exit_s`: end after so long without requests.
+    `tuning`: thresholds that differ, for all runs.
     """
 
     host: str = "127.0.0.1"
@@ -56,6 +61,7 @@ class Config:
     insecure: bool = False
     public_url: str = ""
     idle_exit_s: float | None = None
+    tuning: Tuning | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainvitals.contract import Contract
 from trainvitals.frame import Header
 from trainvitals_monitor.case import Case
 from trainvitals_monitor.casebook import Casebook
@@ -29,14 +30,12 @@ from trainvitals_monitor.folding import root_of
 from trainvitals_monitor.history import RunHistory, View
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.rank import Tables
+from trainvitals_monitor.overrides import Tuning, faults, joined
 from trainvitals_monitor.pieces import Piece, cut
 from trainvitals_monitor.report import coverage, summary
 from trainvitals_monitor.saves import Saves
 
 _LOG = logging.getLogger("trainvitals.engine")
-
-Overrides = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Detector name -> FQN pattern ("*" for all) -> {threshold name: value}."""
 
 
 class Engine:
@@ -52,14 +51,15 @@ class Engine:
         self,
         run: str,
         detectors: Sequence[type[Detector]] = DETECTORS,
-        overrides: Overrides | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.run = run
         self.history = RunHistory(run)
-        self.detectors: dict[str, Detector] = {
-            cls.name: cls((overrides or {}).get(cls.name)) for cls in detectors
-        }
-        self.detector_seconds: dict[str, float] = dict.fromkeys(self.detectors, 0.0)
+        self._classes = tuple(detectors)
+        self._tuning = tuning or Tuning()
+        self._contract = Contract()
+        self.detectors = self._tuned(self._contract)
+        self.detector_seconds: dict[str, float] = {cls.name: 0.0 for cls in detectors}
         self.detector_failures: Counter[str] = Counter()
         self.last_failure: dict[str, str] = {}
         self.looks = 0
@@ -133,9 +133,22 @@ class Engine:
         if view.step < self._marks.get(attempt.key, -1):
             return
         self.looks += 1
+        if view.contract is not self._contract:
+            self._contract = view.contract
+            self.detectors = self._tuned(view.contract)
         for detector in self.detectors.values():
             self._ask(detector, view)
         self._cases.resolve(view, self.detectors)
+
+    def _tuned(self, contract: Contract) -> dict[str, Detector]:
+        """The detectors that are on, with the monitor's thresholds, and over them the contract's."""
+        own = Tuning(contract.thresholds, contract.off)
+        tuning = joined(self._tuning, own, self._classes)
+        return {
+            cls.name: cls(tuning.of(cls.name))
+            for cls in self._classes
+            if cls.name not in tuning.off
+        }
 
     def _ask(self, detector: Detector, view: View) -> None:
         """One detector's look. What it raises is its own failure: counted and logged, the others go on."""
@@ -211,8 +224,7 @@ class Engine:
         return self._saves.last_clean(case.attempt, first, self._offsets, suspect)
 
     def _family(self, case: Case) -> str:
-        detector = self.detectors.get(case.detector)
-        return detector.family if detector else ""
+        return next((cls.family for cls in self._classes if cls.name == case.detector), "")
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
@@ -261,4 +273,9 @@ class Engine:
 
     def coverage(self) -> dict[str, Any]:
         """What was looked at, and what was never exercised (see report.py)."""
-        return {**coverage(self.history), "detector_failures": dict(self.detector_failures)}
+        own = Tuning(self._contract.thresholds, self._contract.off)
+        return {
+            **coverage(self.history),
+            "detector_failures": dict(self.detector_failures),
+            "unknown": list(faults(own, self._classes)),
+        }

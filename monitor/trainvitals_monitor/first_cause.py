@@ -34,7 +34,7 @@ class Effects:
 
 
 _BLOWN_UP = ("non-finite", "norm-explosion", "loss-non-finite", "loss-at-chance")
-_UNTRAINED = ("gradient-missing", "parameter-stuck", "lora-b-stuck")
+_UNTRAINED = ("gradient-missing", "gradient-zero", "parameter-stuck", "lora-b-stuck")
 _LOST = ("updates-lost", "buffer-stuck", "parameter-stuck", "expert-bias-drift")
 
 EXPLAINS: Mapping[str, Effects] = {
@@ -68,6 +68,11 @@ EXPLAINS: Mapping[str, Effects] = {
     "optimizer-state-reset": Effects(_BLOWN_UP, spreads=True),
     "optimizer-holds-dead-parameter": Effects(("parameter-not-in-optimizer", *_UNTRAINED)),
     "parameter-not-in-optimizer": Effects((*_UNTRAINED, "gradient-not-cleared")),
+    "wrong-from-initialisation": Effects((*_BLOWN_UP, *_UNTRAINED, "units-alike"), spreads=True),
+    "learning-rate-zero": Effects(
+        ("parameter-stuck", "updates-lost", "lora-b-stuck"), spreads=True
+    ),
+    "gradient-zero": Effects(("parameter-stuck", "lora-b-stuck")),
     "gradient-missing": Effects(("parameter-stuck", "lora-b-stuck")),
     "gradient-not-cleared": Effects((*_BLOWN_UP, "gradient-clipped-away"), spreads=True),
     "gradient-clipped-away": Effects(

@@ -36,6 +36,8 @@ MAX_STEP = 1 << 53
 MAX_NAME = 200
 MAX_FQN = 1_000
 MAX_DIMS = 16
+MAX_THRESHOLDS = 1_000
+"""Changed by one contract."""
 
 _HEADER = TypeAdapter(Header)
 _EVENTS: TypeAdapter[list[Event]] = TypeAdapter(
@@ -102,7 +104,22 @@ def _faults(header: Header) -> Iterator[str]:
         yield from _tensor_faults(info)
     for event in header.events:
         yield from _event_faults(event)
-    contract_of(header)
+    yield from _contract_faults(contract_of(header))
+
+
+def _contract_faults(contract: Contract) -> Iterator[str]:
+    lock = contract.lock
+    names = list(lock.tensors) if lock else []
+    for text in (*contract.frozen, *contract.dtypes, *contract.ignore, *contract.off, *names):
+        if not text or len(text) > MAX_FQN or not text.isprintable():
+            yield f"contract: name {_short(text)}: must be 1 to {MAX_FQN} printable characters"
+    for one in lock.tensors.values() if lock else ():
+        if not _is_shape(list(one.shape)) or len(one.dtype) > MAX_NAME:
+            yield f"contract: lock: {_short(one)}: no dtype and shape of a tensor"
+    tables = contract.thresholds.values()
+    values = [value for table in tables for row in table.values() for value in row.values()]
+    if len(values) > MAX_THRESHOLDS or not all(map(math.isfinite, values)):
+        yield f"contract: thresholds must be at most {MAX_THRESHOLDS} finite numbers"
 
 
 def _name_faults(header: Header) -> Iterator[str]:

@@ -19,6 +19,7 @@ from trainvitals_monitor.findings import Finding
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.models import AttemptOut, RunOut
+from trainvitals_monitor.overrides import Tuning
 from trainvitals_monitor.packed import pack_frame, unpack_frame
 from trainvitals_monitor.pieces import Piece
 from trainvitals_monitor.placing import Places
@@ -53,11 +54,13 @@ class _Attempt:
 class LiveRun:
     """One run. Made empty for a new one, or by `from_store`."""
 
-    def __init__(self, name: str, *, page: str, counters: Counters) -> None:
+    def __init__(
+        self, name: str, *, page: str, counters: Counters, tuning: Tuning | None = None
+    ) -> None:
         self.name = name
         self.page = page
         self.lock = threading.Lock()
-        self.engine = Engine(name)
+        self.engine = Engine(name, tuning=tuning)
         self.id: int | None = None
         self.closed_at: float | None = None
         self._counters = counters
@@ -69,7 +72,13 @@ class LiveRun:
 
     @classmethod
     def from_store(
-        cls, name: str, store: Store, *, page: str, counters: Counters
+        cls,
+        name: str,
+        store: Store,
+        *,
+        page: str,
+        counters: Counters,
+        tuning: Tuning | None = None,
     ) -> LiveRun | None:
         """
         The run as the last transaction left it; None if the store has no such run.
@@ -79,7 +88,7 @@ class LiveRun:
         row = store.run(name)
         if row is None:
             return None
-        live = cls(name, page=page, counters=counters)
+        live = cls(name, page=page, counters=counters, tuning=tuning)
         live.id = row["id"]
         by_id = {}
         for stored in store.attempts(row["id"]):

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from trainvitals.facts import SERIES_TABLE
+from trainvitals.lock import Lock
 from trainvitals_monitor.chunks import Series, unpack
 from trainvitals_monitor.findings import Finding, Severity, Status
 from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.locking import lock_of
 from trainvitals_monitor.models import RunDetail, RunOut, SeriesOut, TensorOut, Tensors
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import Refusal
@@ -57,6 +59,13 @@ class Queries:
             scalars=scalars,
             detail=detail,
         )
+
+    def lock(self, name: str) -> Lock:
+        """The latest attempt as a lock of its tensors."""
+        live = self._monitor.roster.get(name)
+        with live.lock:
+            current = live.engine.history.current
+            return lock_of(current) if current else Lock()
 
     def last_step(self, name: str) -> int:
         """The last judged step of the latest attempt, in the attempt's own count."""

@@ -15,10 +15,11 @@ from trainvitals.errors import BadFrame
 from trainvitals.frame import MAX_FRAME_BYTES, Header, decode
 from trainvitals_monitor.detectors import DETECTORS
 from trainvitals_monitor.detectors.detector import Detector
-from trainvitals_monitor.engine import Engine, Overrides
+from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.history.rank import Tables
+from trainvitals_monitor.overrides import Tuning
 
 SUFFIX = ".safetensors"
 
@@ -26,8 +27,8 @@ SUFFIX = ".safetensors"
 def replay(
     folder: Path,
     detectors: Sequence[type[Detector]] = DETECTORS,
-    overrides: Overrides | None = None,
-    make: Callable[[str, Sequence[type[Detector]], Overrides | None], Engine] = Engine,
+    tuning: Tuning | None = None,
+    make: Callable[[str, Sequence[type[Detector]], Tuning | None], Engine] = Engine,
 ) -> list[Engine]:
     """
     One engine per run in the folder, by name, each with all its frames judged; `make` makes it (of another class).
@@ -43,7 +44,7 @@ def replay(
     engines: dict[str, Engine] = {}
     for path in _in_order(files):
         header, tables = _read(path)
-        engine = engines.setdefault(header.run, make(header.run, detectors, overrides))
+        engine = engines.setdefault(header.run, make(header.run, detectors, tuning))
         try:
             engine.ingest(header, tables)
         except BadFrame as error:

@@ -54,7 +54,12 @@ class Roster:
             live = self._known(name)
             if live is None:
                 self._check_room(name)
-                live = LiveRun(name, page=self.page(name), counters=self._counters)
+                live = LiveRun(
+                    name,
+                    page=self.page(name),
+                    counters=self._counters,
+                    tuning=self._config.tuning,
+                )
                 self._runs[name] = live
             return live
 
@@ -108,7 +113,11 @@ class Roster:
     def _known(self, name: str) -> LiveRun | None:
         with self._lock:
             live = self._runs.get(name) or LiveRun.from_store(
-                name, self._store, page=self.page(name), counters=self._counters
+                name,
+                self._store,
+                page=self.page(name),
+                counters=self._counters,
+                tuning=self._config.tuning,
             )
             if live is not None:
                 self._runs[name] = live

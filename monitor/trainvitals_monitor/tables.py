@@ -169,6 +169,8 @@ def coverage_table(run: Mapping[str, Any]) -> Table:
     failed = ", ".join(
         f"{name} ({count} times)" for name, count in detail.get("detector_failures", {}).items()
     )
+    for text in detail.get("unknown", ()):
+        table.add_row(Text("passed over", style="bold red"), Text(plain(text)))
     if failed:
         table.add_row(
             Text("failed", style="bold red"), Text(plain(f"detectors that raised: {failed}"))

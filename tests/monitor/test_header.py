@@ -4,6 +4,7 @@ Headers: what a sender may say, and the sentence that it hears when it says some
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from trainvitals.frame import Header, SlotChanged, decode
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.header import MAX_TENSORS, contract_of, validate_header
 
+LOCKED = {"kind": "param", "dtype": "float32", "shape": [2]}
 INFO = asdict(tensor("w"))
 SLOT = asdict(SlotChanged(tensor=0, step=1, changes=["object"]))
 SAVE = {"kind": "checkpoint", "number": 0, "op": "save", "api": "torch.save", "step": 1}
@@ -92,6 +94,11 @@ def test_another_schema_is_refused(version: object) -> None:
         ({"events": [{**SAVE, "keys": ["a"], "tensors": [-2], "dtypes": ["x"], "shapes": [[]]}]}, "indices, or -1"),
         ({"contract": {"dtypes": {"*": "float33"}}}, "contract: .*no such dtype"),
         ({"contract": {"ignore": 7}}, "contract: ignore"),
+        ({"contract": {"frozen": ["a\x00"]}}, "contract: name"),
+        ({"contract": {"thresholds": {"d": {"*": {"t": math.nan}}}}}, "finite numbers"),
+        ({"contract": {"lock": {"tensors": {"{0-9}.{0-99999}": LOCKED}}}}, "at most 100000"),
+        ({"contract": {"lock": {"tensors": {"w": {**LOCKED, "shape": [-1]}}}}}, "no dtype and shape"),
+        ({"contract": {"lock": {"tensors": {"w": {**LOCKED, "kind": "x"}}}}}, "contract: lock"),
         ({"run": None}, "run"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from trainvitals_monitor.commands.check import check
+from trainvitals_monitor.commands.contract import contract
 from trainvitals_monitor.commands.demo import demo
 from trainvitals_monitor.commands.doctor import doctor
 from trainvitals_monitor.commands.findings import findings
@@ -14,6 +15,15 @@ from trainvitals_monitor.commands.replay import replay
 from trainvitals_monitor.commands.runs import runs
 from trainvitals_monitor.commands.serve import serve
 
-COMMANDS: tuple[click.Command, ...] = (serve, demo, check, replay, runs, findings, doctor)
+COMMANDS: tuple[click.Command, ...] = (
+    serve,
+    demo,
+    check,
+    contract,
+    replay,
+    runs,
+    findings,
+    doctor,
+)
 
 __all__ = ["COMMANDS"]

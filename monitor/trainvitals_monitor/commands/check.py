@@ -13,7 +13,13 @@ import click
 from rich.console import Console
 
 from trainvitals_monitor.check import Checked, check_script
-from trainvitals_monitor.commands.options import BadInput, json_option, print_json
+from trainvitals_monitor.commands.options import (
+    BadInput,
+    json_option,
+    print_json,
+    thresholds_option,
+    tuning,
+)
 from trainvitals_monitor.tables import console, coverage_table, exit_status, findings_table, verdict
 
 _NOTHING_CHECKED = 2
@@ -29,11 +35,24 @@ _NOTHING_CHECKED = 2
 @click.option(
     "-m", "is_module", is_flag=True, help="SCRIPT is the name of a module, as for `python -m`."
 )
+@click.option(
+    "--contract",
+    metavar="FILE",
+    help="Report any departure from this contract and its lock (see `trainvitals contract`).",
+)
+@thresholds_option
 @json_option
 @click.argument("script")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 def check(
-    *, script: str, arguments: tuple[str, ...], steps: int | None, is_module: bool, as_json: bool
+    *,
+    script: str,
+    arguments: tuple[str, ...],
+    steps: int | None,
+    is_module: bool,
+    contract: str | None,
+    thresholds: str | None,
+    as_json: bool,
 ) -> int:
     """
     Run the training SCRIPT, unchanged, and report what is silently wrong with its state.
@@ -45,6 +64,7 @@ def check(
     Examples:
       trainvitals check train.py --epochs 1
       trainvitals check --steps 50 train.py --config small.toml
+      trainvitals check --contract trainvitals.lock.toml train.py
       trainvitals check --steps 50 --json -m my_project.train > findings.json
     """
     if not is_module and not Path(script).is_file():
@@ -53,8 +73,15 @@ def check(
         raise click.ClickException(
             "torch is not installed beside trainvitals: run this with the script's own Python"
         )
+    for file in (contract, thresholds):
+        tuning(file)
     checked = check_script(
-        [script, *arguments], steps=steps, is_module=is_module, keep_stdout=not as_json
+        [script, *arguments],
+        steps=steps,
+        is_module=is_module,
+        keep_stdout=not as_json,
+        contract=contract,
+        thresholds=thresholds,
     )
     if as_json:
         print_json(checked.findings)

@@ -8,17 +8,27 @@ import json
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainvitals.errors import BadSetting
 from trainvitals_monitor.client import Client
 from trainvitals_monitor.config import DEFAULT_PORT, read_token_file
+
+if TYPE_CHECKING:
+    from trainvitals_monitor.overrides import Tuning
 
 LOCAL_MONITOR = f"http://127.0.0.1:{DEFAULT_PORT}"
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs."
+)
+
+thresholds_option = click.option(
+    "--thresholds",
+    metavar="FILE",
+    help="TOML file with thresholds of detectors that differ, or a contract that has some (docs/contract.md).",
 )
 
 
@@ -55,6 +65,19 @@ def address() -> str:
     """The monitor of the environment, if it is one that can be asked, else the one on this machine."""
     given = os.environ.get("TRAINVITALS_MONITOR", "")
     return given if "://" in given else LOCAL_MONITOR
+
+
+def tuning(file: str | None) -> Tuning | None:
+    """The thresholds in the file; a wrong file is the person's mistake."""
+    if not file:
+        return None
+    # Imported here: the detectors take a moment, which `trainvitals --help` need not wait for.
+    from trainvitals_monitor.overrides import read_tuning
+
+    try:
+        return read_tuning(file)
+    except BadSetting as error:
+        raise BadInput(str(error)) from error
 
 
 def token(file: str | None) -> str | None:

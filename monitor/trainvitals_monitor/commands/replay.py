@@ -9,7 +9,13 @@ from pathlib import Path
 import click
 
 from trainvitals.errors import BadFrame
-from trainvitals_monitor.commands.options import BadInput, json_option, print_json
+from trainvitals_monitor.commands.options import (
+    BadInput,
+    json_option,
+    print_json,
+    thresholds_option,
+    tuning,
+)
 from trainvitals_monitor.tables import (
     console,
     coverage_table,
@@ -22,8 +28,9 @@ from trainvitals_monitor.tables import (
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@thresholds_option
 @json_option
-def replay(folder: Path, *, as_json: bool) -> int:
+def replay(folder: Path, *, thresholds: str | None, as_json: bool) -> int:
     """
     Judge the frames in FOLDER (of `attach(monitor=FOLDER)`) as the monitor would have, live.
 
@@ -40,7 +47,7 @@ def replay(folder: Path, *, as_json: bool) -> int:
     from trainvitals_monitor.replay import replay as judge
 
     try:
-        engines = judge(folder)
+        engines = judge(folder, tuning=tuning(thresholds))
     except BadFrame as error:
         raise BadInput(plain(error)) from error
     found = findings_json(engines)

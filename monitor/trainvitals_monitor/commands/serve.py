@@ -8,7 +8,7 @@ import os
 
 import click
 
-from trainvitals_monitor.commands.options import BadInput, token
+from trainvitals_monitor.commands.options import BadInput, thresholds_option, token, tuning
 from trainvitals_monitor.config import DEFAULT_PORT, Config
 
 
@@ -41,6 +41,7 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
 @click.option(
     "--insecure", is_flag=True, help="Listen on another address than loopback without tokens."
 )
+@thresholds_option
 @click.option(
     "--idle-exit-s", type=float, metavar="SECONDS", help="End after so long without a request."
 )
@@ -53,6 +54,7 @@ def serve(
     read_token_file: str | None,
     public_url: str,
     insecure: bool,
+    thresholds: str | None,
     idle_exit_s: float | None,
 ) -> int:
     """
@@ -79,6 +81,7 @@ def serve(
         insecure=insecure,
         public_url=public_url,
         idle_exit_s=idle_exit_s,
+        tuning=tuning(thresholds),
     )
     try:
         return run_server(config)

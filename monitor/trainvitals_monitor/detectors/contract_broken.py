@@ -1,5 +1,5 @@
 """
-The detector contract-broken: a tensor whose dtype is not what the contract, built-in or declared, asks for.
+The detector contract-broken: a tensor that is not what the contract, built-in, declared or locked, asks for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 
 from trainvitals.contract import FLOAT_BITS, matches, required_dtype
 from trainvitals.roles import Role
-from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
+from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
+from trainvitals_monitor.detectors.locked import departures
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -29,7 +30,9 @@ class ContractBroken(Detector):
         From the first step on, a tensor of another dtype than the contract asks for. Built in: expert biases, expert
         token counters, rotary inverse frequencies and running statistics are float32 or wider. Declared:
         `Contract(dtypes={pattern: dtype})`, and pairs of names that must share one tensor, `Contract(tied=...)`.
-        Critical for what was declared and for expert biases that are buffers.
+        Critical for what was declared and for expert biases that are buffers. With a lock (docs/contract.md), any
+        departure from it: a tensor that is missing, of another kind, shape or narrower dtype, trained or saved no more
+        (critical); one that is new, that moves though it never did, or does not though it did (warning).
 
     Why it matters:
         These tensors change in steps far below one ulp of bfloat16. A router's bias of 0.6 cannot move by 0.001 in
@@ -48,6 +51,7 @@ class ContractBroken(Detector):
         autocast instead of a cast of the whole model. Tie weights again after a load that assigns.
 
     Misses:
+        With a lock: elements outside the cores of a large tensor; what moved only later than the lock's run went.
         Roles are read from names: a bias under another name needs a declaration. A bfloat16 tensor that nobody updates
         any more is reported although it does no further harm; declare it under `ignore`. Ties are known by object: two
         parameters that only share memory are not tied.
@@ -56,12 +60,22 @@ class ContractBroken(Detector):
     name = "contract-broken"
     family = "identity"
     severity = Severity.CRITICAL
-    summary = "A tensor does not have the dtype, or the tie, that it must have."
-    reads = ("TensorInfo",)
+    summary = "A tensor is not what the contract says: its dtype, its tie, or anything in the lock."
+    reads = ("TensorInfo", "changed")
     alert = Alert(summary="A tensor of the model breaks the contract")
+
+    thresholds = (
+        Threshold(
+            name="still_steps",
+            default=16,
+            unit="steps",
+            reason="what moves by its lock has had its time: a warm-up from zero, or a scaler that skips, takes some",
+        ),
+    )
 
     def look(self, view: View) -> Iterable[Claim]:
         yield from _untied(view)
+        yield from departures(view, self.value("still_steps"))
         breaches = view.cached("contract-broken", lambda: _breaches(view))
         for severity, found in breaches.items():
             yield Claim(

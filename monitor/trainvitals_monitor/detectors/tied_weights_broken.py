@@ -14,13 +14,18 @@ from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _SAME = 1e-6
+_WHEN = (
+    "shared one tensor",
+    "shared one tensor in the attempt before",
+    "are declared to be one tensor",
+)
 
 
 class TiedWeightsBroken(Detector):
     """
     Detects:
         Two names of parameters that shared one tensor at the start of this attempt, or in the one before, and no
-        longer do, while at least one of them is trained and their values differ.
+        longer do, or that are declared as one (`Contract(tied=...)`) and are not, while at least one of them is trained and their values differ.
 
     Why it matters:
         The embedding and the output layer drift apart: another model than the one that was designed and saved, with
@@ -35,7 +40,7 @@ class TiedWeightsBroken(Detector):
         Tie again after loading (`tie_weights()`), before the optimizer is made.
 
     Misses:
-        Ties that were broken before the agent saw them: declare them in the contract (`tied`). A tie that is given up
+        Ties that were broken before the agent saw them and are not declared. A tie that is given up
         by design is reported. Ties by value across pipeline stages share no tensor.
     """
 
@@ -43,7 +48,7 @@ class TiedWeightsBroken(Detector):
     family = "identity"
     severity = Severity.CRITICAL
     summary = "Two names that shared one tensor no longer do."
-    reads = ("SlotChanged", "norm", "exact")
+    reads = ("SlotChanged", "TensorInfo", "norm", "exact")
     alert = Alert(summary="Tied weights have come apart")
     resolve_after = None
 
@@ -52,7 +57,7 @@ class TiedWeightsBroken(Detector):
         if not len(ties):
             return
         one, other, came = ties.T
-        first_step = np.where(came, view.base_step + 1, _replaced_at(view, one, other))
+        first_step = np.where(came > 0, view.base_step + 1, _replaced_at(view, one, other))
         # Both looked at since: a layer that was taken away is no broken tie.
         seen, trained = view.last_seen("norm"), view.tensors.trainable & view.held
         apart = (seen[one] >= first_step) & (seen[other] >= first_step)
@@ -66,11 +71,11 @@ class TiedWeightsBroken(Detector):
         one, other, came, first_step = one[apart], other[apart], came[apart], first_step[apart]
         yield Claim(
             tensors=one,
-            message="{fqn} and {other} shared one tensor{when}, and are two now, of norm {norm:.6g} and {other_norm:.6g}.",
+            message="{fqn} and {other} {when}, and are two now, of norm {norm:.6g} and {other_norm:.6g}.",
             advice="Tie the weights again after loading them, before the optimizer is made.",
             evidence={
                 "other": [view.tensors.fqn[index] for index in other],
-                "when": [" in the attempt before" if each else "" for each in came],
+                "when": [_WHEN[each] for each in came.tolist()],
                 "norm": norm[one],
                 "other_norm": norm[other],
             },
@@ -80,9 +85,10 @@ class TiedWeightsBroken(Detector):
 
 
 def _broken_ties(view: View) -> IntArray:
-    """(one, other, 1: tied in the attempt before, 0: in this one) [k, 3], of ties that are none now."""
+    """(one, other, where it was known from: see _WHEN) [k, 3], of ties that are none now."""
     tied, is_param = view.tied_to, view.tensors.is_param
-    pairs = dict.fromkeys(view.cached("ties before", lambda: _ties_before(view)), 1)
+    pairs = dict.fromkeys(view.cached("ties declared", lambda: _pairs(view, view.contract.tied)), 2)
+    pairs |= dict.fromkeys(view.cached("ties before", lambda: _ties_before(view)), 1)
     for at in view.past_events(SlotChanged):
         one = at.event.tensor
         pairs |= {(one, other): 0 for other in at.event.untied if one >= 0 and other >= 0}
@@ -96,8 +102,13 @@ def _broken_ties(view: View) -> IntArray:
 
 def _ties_before(view: View) -> list[tuple[int, int]]:
     """Those of the attempt before, as far as their tensors are still there."""
-    find, before = view.tensors.index_of, view.previous.tied if view.previous else {}
-    pairs = [(find(name), find(first)) for name, first in before.items()]
+    return _pairs(view, view.previous.tied.items() if view.previous else ())
+
+
+def _pairs(view: View, names: Iterable[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Indices of pairs of names, as far as both are there."""
+    find = view.tensors.index_of
+    pairs = [(find(name), find(first)) for name, first in names]
     return [(one, other) for one, other in pairs if one is not None and other is not None]
 
 

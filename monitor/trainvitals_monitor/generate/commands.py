@@ -28,6 +28,9 @@ def commands_page() -> str:
     for name, command in cli.commands.items():
         context = click.Context(command, info_name=name, parent=whole, terminal_width=100)
         sections.append(_section(f"trainvitals {name}", command.get_help(context)))
+        for inner, part in getattr(command, "commands", {}).items():
+            below = click.Context(part, info_name=inner, parent=context, terminal_width=100)
+            sections.append(_section(f"trainvitals {name} {inner}", part.get_help(below)))
     return (
         GENERATED.format(source="trainvitals_monitor/commands/")
         + _INTRODUCTION

@@ -9,6 +9,7 @@ import re
 
 from trainvitals_monitor.detectors import DETECTORS
 from trainvitals_monitor.detectors.detector import Detector
+from trainvitals_monitor.first_cause import EXPLAINS
 from trainvitals_monitor.generate.markdown import GENERATED, table
 
 SECTIONS = ("Detects", "Why it matters", "Known causes", "Fix", "Misses")
@@ -19,7 +20,8 @@ _INTRODUCTION = """
 
 Each is named after the fault that it finds. **critical**: the state is wrong now and will not heal by itself.
 **warning**: probably wrong, look today. **info**: worth knowing; it never affects an exit status or an alert. A
-detector that can't tell says nothing.
+detector that can't tell says nothing. Thresholds can be changed, for a run, for some of its tensors or for all runs, and
+a detector can be switched off: [contract.md](contract.md). A finding that another one explains is shown under it.
 
 """
 
@@ -68,7 +70,9 @@ def _page(detector: type[Detector]) -> str:
         if detector.resolve_after is None
         else f"resolved after {detector.resolve_after} steps without it"
     )
-    parts.append(f"Reads {reads}; {healing}.")
+    effects = EXPLAINS.get(detector.name)
+    leads = f" May explain {', '.join(f'`{name}`' for name in effects.on)}." if effects else ""
+    parts.append(f"Reads {reads}; {healing}.{leads}")
     return "\n\n".join(parts) + "\n"
 
 

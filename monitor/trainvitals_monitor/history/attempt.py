@@ -28,6 +28,7 @@ from trainvitals_monitor.history.checkpoints import Checkpoints
 from trainvitals_monitor.history.digests import Digests
 from trainvitals_monitor.history.held import Held
 from trainvitals_monitor.history.merge import Parts
+from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.rank import Rank, Tables, check_indices
 from trainvitals_monitor.history.scalars import Scalars
@@ -66,6 +67,7 @@ class AttemptHistory:
         self.digests = Digests()
         self.beginning = Beginning()
         self.checkpoints = Checkpoints()
+        self.moved = Moved()
         self.pace = Pace()
         self.events: deque[EventAt[Any]] = deque(maxlen=MAX_EVENTS)
         self.event_counts: Counter[str] = Counter()
@@ -223,6 +225,7 @@ class AttemptHistory:
         self.step = step
         self.judged_steps += 1
         absorb(self, self._rows, step)
+        self._note_moves()
         return self._look(self._waiting.take_events(step), late=False)
 
     def _late_looks(self, before: int) -> Iterator[View]:
@@ -250,8 +253,15 @@ class AttemptHistory:
                 self.dropped["late"] += len(late.rows["step"])
         self.window.resize(len(self.tensors))
         absorb(self, self._rows, self.step)
+        self._note_moves()
         for step, rows in older.items():
             absorb(self, rows, step)
+
+    def _note_moves(self) -> None:
+        window = self.window
+        self.moved.saw(
+            self.step, window.now("changed", self.step), window.seen_now("changed", self.step)
+        )
 
     def _look(self, items: list[Item], late: bool) -> View:
         self.window.resize(len(self.tensors))

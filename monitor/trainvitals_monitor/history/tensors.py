@@ -36,6 +36,8 @@ class TensorTable:
         self.shape: list[tuple[int, ...]] = []
         self.module: list[str] = []
         self.version = 0
+        self.first: list[TensorInfo] = []
+        """Each tensor's row as its lowest rank said it first."""
         self._infos: list[TensorInfo] = []
         self._place: list[tuple[int, int]] = []
         self._index: dict[str, int] = {}
@@ -55,6 +57,8 @@ class TensorTable:
             return self._add(info, rank)
         if rank > self._place[index][0]:
             return index
+        if rank < self._place[index][0]:
+            self.first[index] = info
         if (rank, info.index) != self._place[index]:
             self._place[index] = (rank, info.index)
             self._changed()
@@ -70,6 +74,7 @@ class TensorTable:
     def _add(self, info: TensorInfo, rank: int) -> int:
         index = self._index[info.fqn] = len(self._infos)
         self._infos.append(info)
+        self.first.append(info)
         self._place.append((rank, info.index))
         self.fqn.append(info.fqn)
         self.raw_fqn.append(info.raw_fqn)

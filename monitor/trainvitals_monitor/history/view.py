@@ -21,6 +21,7 @@ from trainvitals.facts import SERIES_TABLE
 from trainvitals.frame import OptimizersSeen
 from trainvitals_monitor.history.checkpoints import Checkpoint
 from trainvitals_monitor.history.held import Rates
+from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.tensors import TensorTable
 
@@ -70,6 +71,8 @@ class View:
         self.contract: Contract = attempt.contract
         self.previous: Previous | None = attempt.previous
         """The attempt before this one, None in a run's first."""
+        self.moved: Moved = attempt.moved
+        """Which tensors have moved in this attempt."""
 
     def now(self, stat: str) -> FloatArray:
         """The statistic at this step, NaN where it was not looked at (or where NaN was computed: see `seen`)."""

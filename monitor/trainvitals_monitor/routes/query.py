@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
+from trainvitals.lock import Lock
 from trainvitals_monitor.findings import Severity, Status
 from trainvitals_monitor.ingest import MAX_RUN_NAME
 from trainvitals_monitor.models import FindingOut, Findings, RunDetail, Runs, SeriesOut, Tensors
@@ -97,6 +98,16 @@ def get_series(
     return ask.series(
         run, kind, tensor or scalar, stat if tensor else "value", attempt, first, last
     )
+
+
+@router.get(
+    "/runs/{run:path}/lock",
+    summary="A run's lock",
+    responses=problems(400, 401, 404, 422, 503),
+)
+def get_lock(ask: Ask, run: RunName) -> Lock:
+    """The tensors of the latest attempt as they began, and which have moved: see `trainvitals contract write`."""
+    return ask.lock(run)
 
 
 @router.get("/runs/{run:path}", summary="One run", responses=problems(400, 401, 404, 422, 503))

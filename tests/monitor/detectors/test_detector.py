@@ -11,6 +11,7 @@ from tests.monitor.stream import feed
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.stretch import stretch_of
 from trainvitals_monitor.engine import Engine
+from trainvitals_monitor.overrides import Tuning
 
 
 def test_an_override_holds_for_the_tensors_that_it_names() -> None:
@@ -18,7 +19,9 @@ def test_an_override_holds_for_the_tensors_that_it_names() -> None:
     stream = held_with_a_gradient_and_still()
     stream.flush()
     for pattern, expected in (("a", 0), ("b", 1), ("*", 0)):
-        engine = Engine("run", [ParameterStuck], {"parameter-stuck": {pattern: {"steps": 100}}})
+        engine = Engine(
+            "run", [ParameterStuck], Tuning({"parameter-stuck": {pattern: {"steps": 100}}})
+        )
         feed(engine, stream.frames)
         engine.finish()
         assert len(engine.findings) == expected

@@ -16,6 +16,7 @@ from tests.monitor.detectors import (
     decay_scenarios,
     gradient_scenarios,
     identity_scenarios,
+    lock_scenarios,
     mode_scenarios,
     movement_scenarios,
     number_scenarios,
@@ -30,6 +31,7 @@ from trainvitals_monitor.detectors import DETECTORS, Detector
 FILES = (
     gradient_scenarios,
     identity_scenarios,
+    lock_scenarios,
     mode_scenarios,
     movement_scenarios,
     coverage_scenarios,
