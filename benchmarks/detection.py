@@ -91,6 +91,7 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "router": ("router-collapse", "expert-load-imbalance", "expert-dead", "expert-bias-drift"),
     "schedule": ("learning-rate-zero",),
+    "steps": ("steps-skipped",),
     "tied": ("tied-weights-broken", "slot-replaced"),
     "vanishing": ("norm-collapse", "gradient-vanishing"),
 }

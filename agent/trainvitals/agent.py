@@ -25,6 +25,7 @@ from trainvitals.answers import Answers, OnFinding
 from trainvitals.arguments import is_replicated
 from trainvitals.attached import ATTACHED, Attachment
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
+from trainvitals.attempts import Attempts
 from trainvitals.budget import Budget
 from trainvitals.clock import Clock
 from trainvitals.contract import Contract
@@ -84,7 +85,14 @@ class Agent:
         self._checkpoints = Checkpoints(
             self._slots, self._record, self._steps_done, self._guard.call
         )
-        self._probes: list[Probe] = [*(probe() for probe in PROBES), self._checkpoints]
+        self._attempts = Attempts(
+            self._record, self._steps_done, self._ownership.owns, self._guard.call
+        )
+        self._probes: list[Probe] = [
+            *(probe() for probe in PROBES),
+            self._checkpoints,
+            self._attempts,
+        ]
         self._budget = Budget(settings.budget, watch=settings.watch)
         self._rounds = Rounds(
             self._slots, self._record, self._guard, self._budget, self._probes, self._progress
@@ -118,6 +126,7 @@ class Agent:
         for optimizer in optimizers:
             self._guard.call("optimizers", self._ownership.know, optimizer)
         self._guard.call("checkpoint", self._checkpoints.start)
+        self._guard.call("attempts", self._attempts.start)
         self._clock.start()
         self._guard.call("sender", self._sender.start)
         if not self.settings.quiet and self.world.rank == 0:
@@ -206,7 +215,9 @@ class Agent:
             return
         made = self._step_just_made()
         if step is not None:
-            self._guard.attempt("log(step=)", self._progress.tell, step, made)
+            # Steps that a scaler has skipped since are steps of the trainer's.
+            ours = made + self._attempts.skipped_in_a_row
+            self._guard.attempt("log(step=)", self._progress.tell, step, ours)
         for name, value in {"loss": loss, **scalars}.items():
             # Each by itself: a text under one name must not end the loss.
             if value is not None:
@@ -247,7 +258,12 @@ class Agent:
 
     def touched(self) -> list[str]:
         """Every hook and patch that is in place; `close()` removes them all."""
-        return [*self._clock.touched(), *SWAPS.touched(), *self._checkpoints.touched()]
+        return [
+            *self._clock.touched(),
+            *SWAPS.touched(),
+            *self._checkpoints.touched(),
+            *self._attempts.touched(),
+        ]
 
     # -- inside -------------------------------------------------------------------------------------------------
 

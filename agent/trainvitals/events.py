@@ -116,6 +116,24 @@ class ModesSeen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepsAttempted:
+    """
+    Steps that a gradient scaler was asked for, some of which it skipped; `step` is the last one that was made.
+
+    `attempts` and `skipped` count since the agent was attached, `recent` and `recent_skipped` the last few of them.
+    `scale_falls`: whether the scale is smaller than at the first of these; None: it can't be read without waiting.
+    """
+
+    kind: Literal["attempts"] = "attempts"
+    step: int
+    attempts: int
+    skipped: int
+    recent: int
+    recent_skipped: int
+    scale_falls: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeFailed:
     """A probe raised and was switched off; training went on."""
 
@@ -125,4 +143,4 @@ class ProbeFailed:
     error: str
 
 
-Event = SlotChanged | OptimizersSeen | CheckpointSeen | ModesSeen | ProbeFailed
+Event = SlotChanged | OptimizersSeen | CheckpointSeen | ModesSeen | StepsAttempted | ProbeFailed

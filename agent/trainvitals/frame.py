@@ -31,6 +31,7 @@ from trainvitals.events import (
     OptimizersSeen,
     ProbeFailed,
     SlotChanged,
+    StepsAttempted,
 )
 from trainvitals.facts import KEY_DTYPES, TABLE_BY_NAME, TABLES, Table
 
@@ -238,6 +239,7 @@ __all__ = [
     "Phase",
     "ProbeFailed",
     "SlotChanged",
+    "StepsAttempted",
     "TensorInfo",
     "decode",
     "encode",

@@ -80,6 +80,27 @@ def _scheduled(factor: Callable[[int], float], schedule_steps: int = 1) -> Run:
     return Run(model, optimizer, step)
 
 
+@FAULTS.of("steps-skipped", steps=60, onset=0)
+def scaler_made_anew_at_each_step(healthy: bool) -> Run:
+    """It begins with a scale that overflows each time; the one that is kept comes down and trains."""
+    model = perceptron(16, 32, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scalers: list[torch.amp.GradScaler] = []
+
+    def step(i: int) -> float:
+        if not (scalers and healthy):
+            scalers[:] = [torch.amp.GradScaler("cpu", init_scale=2.0**127)]
+        scaler = scalers[0]
+        loss = 4 * functional.cross_entropy(model(blobs(i)[0]), blobs(i)[1])
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return Run(model, optimizer, step)
+
+
 @FAULTS.of("learning-rate-zero", steps=80, onset=20)
 def schedule_stepped_per_microbatch(healthy: bool) -> Run:
     """A decay over 80 steps that is stepped four times in each; the twin's ends with the training."""

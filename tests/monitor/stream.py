@@ -41,6 +41,7 @@ from trainvitals.frame import (
     ModesSeen,
     OptimizersSeen,
     SlotChanged,
+    StepsAttempted,
     TensorInfo,
     decode,
     encode,
@@ -272,6 +273,22 @@ class Stream:
                 untracked=[self.index(fqn, rank) for fqn in untracked],
             )
             self._waiting.append((rank, event))
+
+    def attempts(
+        self, attempts: int, skipped: int, recent_skipped: int, scale_falls: bool | None = False
+    ) -> None:
+        """A StepsAttempted after the current step, of every rank; the last 20 at most count as recent."""
+        for rank in self._ranks:
+            self._ranks[rank].events.append(
+                StepsAttempted(
+                    step=self.now,
+                    attempts=attempts,
+                    skipped=skipped,
+                    recent=min(20, attempts),
+                    recent_skipped=recent_skipped,
+                    scale_falls=scale_falls,
+                )
+            )
 
     def retensor(self, fqn: str, **fields: Any) -> None:
         """A tensor's row, changed (a new dtype, say) and sent again with the next facts."""

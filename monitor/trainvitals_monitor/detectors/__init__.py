@@ -36,6 +36,7 @@ from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNo
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.units_alike import UnitsAlike
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
@@ -54,6 +55,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     CheckpointKeysChanged,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
+    StepsSkipped,
     LearningRateZero,
     GradientMissing,
     GradientZero,

@@ -37,7 +37,8 @@ class GradientZero(Detector):
         This part of the model keeps its initial values, or the whole of it does, while the loss curve looks busy.
 
     Known causes:
-        `zero_grad()` between `backward()` and `step()`; rounding, sign or argmax without a straight-through estimator;
+        `zero_grad()` between `backward()` and `step()` (https://github.com/lucidrains/byol-pytorch/issues/93,
+        https://github.com/cloneofsimo/lora/issues/263); rounding, sign or argmax without a straight-through estimator;
         a layer of ReLUs that are all dead; a loss term multiplied by zero; a softmax over one element (the router of a
         mixture of experts with one expert per token and normalised weights).
 

@@ -20,6 +20,7 @@ from trainvitals.frame import (
     CheckpointSeen,
     Header,
     OptimizersSeen,
+    StepsAttempted,
     TensorInfo,
 )
 from trainvitals_monitor.header import MAX_TENSORS, RunConflict, contract_of
@@ -193,7 +194,9 @@ class AttemptHistory:
     @property
     def has_ready(self) -> bool:
         """Whether `advance` would come to a step now."""
-        return self._waiting.has_steps(self.ready_through())
+        return self._waiting.has_steps(self.ready_through()) or (
+            self.world_size == 1 and self._waiting.has_attempts()
+        )
 
     def advance(self, everything: bool = False) -> Iterator[View]:
         """
@@ -232,6 +235,9 @@ class AttemptHistory:
         for items in self._waiting.take_late(before):
             if not self.judged_steps:
                 self._waiting.keep_for_first_step(items)
+                if any(isinstance(item.what, StepsAttempted) for item in items):
+                    # It may never come: the state that training was to start from is all there is.
+                    yield self._step_look(items[0].position)
                 continue
             if any(isinstance(item.what, LateRows) for item in items):
                 self._absorb_late(items)

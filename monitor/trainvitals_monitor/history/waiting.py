@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.frame import CheckpointSeen, Event, Header, TensorInfo
+from trainvitals.frame import CheckpointSeen, Event, Header, StepsAttempted, TensorInfo
 from trainvitals_monitor.history.step import Pending, Rows
 
 EVER = 1 << 62
@@ -99,9 +99,13 @@ class Waiting:
         """Whether there are any."""
         return any(step <= through for step in self._steps)
 
+    def has_attempts(self) -> bool:
+        """Whether steps were attempted and not made, which calls for a look even where none ever is."""
+        return any(isinstance(item.what, StepsAttempted) for item in self._late)
+
     def take_step(self, step: int) -> Pending:
-        """The rows of a step."""
-        return self._steps.pop(step)
+        """The rows of a step; none of one that was never made."""
+        return self._steps.pop(step, None) or Pending()
 
     def take_events(self, through: int) -> list[Item]:
         """Events up to this step, ordered by step and rank."""

@@ -22,6 +22,7 @@ from tests.monitor.detectors import (
     number_scenarios,
     optimizer_scenarios,
     rate_scenarios,
+    step_scenarios,
     zero_scenarios,
 )
 from tests.monitor.detectors.scenario import SEVERE, Scenario
@@ -42,6 +43,7 @@ FILES = (
     optimizer_scenarios,
     checkpoint_scenarios,
     rate_scenarios,
+    step_scenarios,
     zero_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]

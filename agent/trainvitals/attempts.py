@@ -1,0 +1,145 @@
+"""
+Steps that a gradient scaler was asked for and did not make: torch's hooks never hear of them.
+
+Touches `torch.amp.GradScaler.step` while any agent is attached: whatever calls it calls ours, which calls it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from trainvitals.frame import StepsAttempted
+from trainvitals.patches import Patch
+from trainvitals.probes.probe import Look, Probe
+from trainvitals.record import Record
+from trainvitals.scalar import number_of
+
+RECENT = 20
+"""Attempts that an event counts."""
+TELL_EVERY = 10
+"""Attempts between two events, later a tenth of all so far."""
+
+
+class Attempts(Probe):
+    """
+    Counts the attempts of one agent's optimizers, and tells of the last ones while there are skipped ones among them.
+
+    An attempt is skipped if no step of the optimizer began within it. Optimizers that are handed the scale and skip
+    by themselves (`fused=True`) always step. On the trainer's thread; 2 us an attempt, no device sync.
+    """
+
+    name = "attempts"
+
+    def __init__(
+        self,
+        record: Record,
+        steps_done: Callable[[], int],
+        owns: Callable[[Optimizer], bool],
+        guarded: Callable[..., Any],
+    ) -> None:
+        self._record = record
+        self._steps_done = steps_done
+        self._owns = owns
+        self._guarded = guarded
+        self._pid = os.getpid()
+        self._has_stepped = False
+        self._recent: deque[tuple[bool, float | None]] = deque(maxlen=RECENT)
+        self._attempts = self._skipped = self._told = 0
+        self.skipped_in_a_row = 0
+
+    def start(self) -> None:
+        """Begin to listen."""
+        _PATCH.hold(self)
+
+    def before_step(self, look: Look) -> None:  # noqa: ARG002  (that it happens is all)
+        """An optimizer of ours steps."""
+        self._has_stepped = True
+
+    def close(self) -> None:
+        """Stop to listen; the last agent gives the function back."""
+        _PATCH.release(self)
+
+    def touched(self) -> list[str]:
+        """What is replaced now."""
+        return _PATCH.touched()
+
+    def begins(self) -> None:
+        """A scaler is asked for a step."""
+        self._has_stepped = False
+
+    def ends(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+        """It has made it, or not."""
+        self._guarded(self.name, self._count, scaler, optimizer)
+
+    def _count(self, scaler: GradScaler, optimizer: Optimizer) -> None:
+        if os.getpid() != self._pid or not self._owns(optimizer):
+            return
+        skipped = not self._has_stepped
+        self._attempts += 1
+        self._skipped += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        scale = getattr(scaler, "_scale", None)
+        self._recent.append((skipped, None if scale is None else number_of(scale)))
+        since = self._attempts - self._told
+        if since >= max(TELL_EVERY, self._attempts // 10) and any(bad for bad, _ in self._recent):
+            self._told = self._attempts
+            self._record.event(self._event())
+
+    def _event(self) -> StepsAttempted:
+        (_, first), (_, last) = self._recent[0], self._recent[-1]
+        return StepsAttempted(
+            step=self._steps_done(),
+            attempts=self._attempts,
+            skipped=self._skipped,
+            recent=len(self._recent),
+            recent_skipped=sum(bad for bad, _ in self._recent),
+            scale_falls=None if first is None or last is None else last < first,
+        )
+
+
+class _ScalerPatch:
+    """The patch, for the whole process: the first agent puts it up, the last one takes it away."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: list[Attempts] = []
+        self._patch: Patch | None = None
+
+    def hold(self, listener: Attempts) -> None:
+        with self._lock:
+            self._listeners = [*self._listeners, listener]
+            if self._patch is None:
+                self._patch = Patch(GradScaler, "step", "torch.amp.GradScaler.step", self._around)
+
+    def release(self, listener: Attempts) -> None:
+        with self._lock:
+            self._listeners = [one for one in self._listeners if one is not listener]
+            if not self._listeners and self._patch is not None:
+                self._patch.restore()
+                self._patch = None
+
+    def touched(self) -> list[str]:
+        return [self._patch.label] if self._patch is not None else []
+
+    def _around(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        optimizer = args[1] if len(args) > 1 else kwargs.get("optimizer")
+        if torch.compiler.is_compiling() or not isinstance(optimizer, Optimizer):
+            return original(*args, **kwargs)
+        listeners = self._listeners
+        for listener in listeners:
+            listener.begins()
+        result = original(*args, **kwargs)
+        for listener in listeners:
+            listener.ends(args[0], optimizer)
+        return result
+
+
+_PATCH = _ScalerPatch()
