@@ -27,13 +27,15 @@ PUBLIC = {
     "attach",
 }
 AGENT_METHODS = {
-    "attempt", "close", "coverage", "findings", "flush", "log", "plan", "run", "step", "touched",
+    "at_close", "attempt", "close", "coverage", "findings", "flush", "log", "plan", "run", "step", "touched",
 }  # fmt: skip
 MODULES = [
     module.name
     for package in (trainvitals, trainvitals_monitor)
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
     if not module.name.endswith("__main__")
+    # These import the library that they are for: tests/trainers.
+    and not module.name.startswith("trainvitals.integrations.")
 ]
 
 

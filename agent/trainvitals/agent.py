@@ -114,6 +114,7 @@ class Agent:
         self._closing = threading.RLock()
         self._closed = self._is_leaving = False
         self._report: dict[str, Any] | None = None
+        self._undo: dict[str, Callable[[], None]] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -151,6 +152,8 @@ class Agent:
             SWAPS.release()
             for probe in self._probes:
                 self._guard.call(f"{probe.name} (close)", probe.close)
+            while self._undo:
+                self._guard.call(*self._undo.popitem())
             self._guard.call("loss", self._log.flush, self._record)
             self._progress.complete()
             self._progress.phase = "closed"
@@ -258,12 +261,12 @@ class Agent:
 
     def touched(self) -> list[str]:
         """Every hook and patch that is in place; `close()` removes them all."""
-        return [
-            *self._clock.touched(),
-            *SWAPS.touched(),
-            *self._checkpoints.touched(),
-            *self._attempts.touched(),
-        ]
+        ours = (self._clock, SWAPS, self._checkpoints, self._attempts)
+        return [*(name for each in ours for name in each.touched()), *self._undo]
+
+    def at_close(self, touched: str, undo: Callable[[], None], /) -> None:
+        """Name something of the trainer's that was touched for this agent, and how `close()` gives it back."""
+        self._undo[touched] = undo
 
     # -- inside -------------------------------------------------------------------------------------------------
 

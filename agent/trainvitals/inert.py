@@ -4,6 +4,7 @@ What `attach` answers where it failed for a reason of ours: an agent that watche
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from trainvitals.agent import Agent
@@ -61,3 +62,7 @@ class InertAgent(Agent):
     def touched(self) -> list[str]:
         """Nothing."""
         return []
+
+    def at_close(self, _touched: str, undo: Callable[[], None], /) -> None:
+        """Given back at once."""
+        undo()

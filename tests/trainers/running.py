@@ -1,0 +1,98 @@
+"""
+Runs a trainer's program as its user would, and asks the monitor's engine what it saw.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from trainvitals.frame import decode
+from trainvitals_monitor.findings import Finding, Severity
+from trainvitals_monitor.replay import replay
+
+PROGRAMS = Path(__file__).parent / "programs"
+LIMIT_S = 240
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a program: findings above info, the steps seen (ours) and the losses told, and what it printed."""
+
+    findings: list[Finding]
+    runs: list[str]
+    steps: list[int]
+    num_losses: int
+    offsets: set[int | None]
+    output: str
+
+    @property
+    def found(self) -> list[str]:
+        """Names of the detectors that found something above info."""
+        return [finding.detector for finding in self.findings]
+
+
+def needs(*libraries: str) -> None:
+    """Skip where a library is not installed; where REQUIRE_TRAINERS is set (CI), fail."""
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing and os.environ.get("REQUIRE_TRAINERS"):
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(
+            f"not installed: {', '.join(missing)} (make test TRAINERS=1 installs what trainers need)"
+        )
+
+
+def run_program(
+    program: Path, *arguments: str, folder: Path, launcher: Sequence[str] = (), steps: int = 0
+) -> Ran:
+    """
+    `python program` in its own folder, looking at everything; with `launcher` words before it, such as `-m trainvitals run`.
+    """
+    frames = folder / "frames"
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TRAINVITALS_MONITOR": str(frames),
+        "TRAINVITALS_BUDGET": "none",
+        "PYTHONPATH": os.pathsep.join([str(PROGRAMS), os.environ.get("PYTHONPATH", "")]),
+    }
+    if steps:
+        environment["STEPS"] = str(steps)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(program), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    return _judged(frames, output)
+
+
+def _judged(frames: Path, output: str) -> Ran:
+    decoded = [decode(path.read_bytes()) for path in sorted(frames.rglob("*.safetensors"))]
+    findings = [
+        finding
+        for engine in replay(frames)
+        for finding in engine.findings
+        if finding.severity is not Severity.INFO
+    ]
+    return Ran(
+        findings=sorted(findings, key=lambda finding: finding.first_step),
+        runs=sorted({header["run"] for header, _ in decoded}),
+        steps=[int(step) for _, t in decoded if "steps" in t for step in t["steps"]["step"]],
+        num_losses=sum(len(t["scalars"]["step"]) for _, t in decoded if "scalars" in t),
+        offsets={header.get("step_offset") for header, _ in decoded},
+        output=output,
+    )
