@@ -70,7 +70,7 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "divergence": ("replica-divergence",),
     "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck"),
-    "ema": ("buffer-stuck", "batch-norm-frozen"),
+    "ema": ("buffer-stuck", "batch-norm-frozen", "resume-discontinuity"),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),
     "identity": ("slot-replaced", "checkpoint-stale", "tensor-unregistered"),
@@ -81,6 +81,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "optimizer_state": (
         "optimizer-state-reset",
         "optimizer-state-low-precision",
+        "moments-permuted",
         "resume-discontinuity",
     ),
     "precision": (

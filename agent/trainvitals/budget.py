@@ -126,7 +126,7 @@ class Budget:
         """What to look at in the round that makes step `step` + 1. Called once a round."""
         self._learn_slots(slots)
         self._choices += 1
-        return self._everything(step, slots) if self._is_free() else self._affordable(step, slots)
+        return self._everything(step) if self._is_free() else self._affordable(step, slots)
 
     def spent(self, kind: str, count: int, seconds: float) -> None:
         """What a probe of this kind took to look at `count` tensors."""
@@ -184,12 +184,12 @@ class Budget:
             self._left_over += left_over
         self._left_over = min(self._left_over, CREDIT_STEPS * usual_income)
 
-    def _everything(self, step: int, slots: SlotTable) -> Choice:
+    def _everything(self, step: int) -> Choice:
         everyone = {kind: account.take_all() for kind, account in self._accounts.items()}
         first = self._choices == 1
         return Choice(
             **everyone,
-            digests=everyone["cores"] if first or _is_digest_step(step, slots) else (),
+            digests=everyone["cores"] if first or (step + 1) % DIGEST_STEPS == 0 else (),
             walk=True,
             counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[0] == 0,
         )

@@ -380,3 +380,17 @@ def test_manifest_rows_encode_as_a_frame_table(watched: Watched, tmp_path: Path)
     assert {len(values) for values in rows.values()} == {len(watched.model.state_dict())}
     assert rows["live_digest"].dtype == np.uint64
     assert {"checkpoint", "entry", "tensor", "step", "sketch_7"} <= set(rows)
+
+
+def test_buffers_left_out_of_a_save_have_their_digests_reported(
+    watched: Watched, tmp_path: Path
+) -> None:
+    """The next attempt's are compared with them."""
+    watched.train(3)
+    watched.record.take()
+    torch.save(dict(watched.model.named_parameters()), tmp_path / "model.pt")
+    tables, _, _ = watched.record.take()
+    rows = tables["digests"]
+    assert [watched.slots.fqn(index) for index in rows["tensor"]] == ["expert_bias"]
+    assert rows["step"].tolist() == [3]
+    assert int(rows["digest"][0]) == watched.live_digest("expert_bias")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.agent.rig import Rig
+from trainvitals.facts import MOMENT_SKETCH_SIZE
 from trainvitals.probes.moments import TENSORS_A_LOOK
 
 
@@ -69,3 +70,24 @@ def test_many_parameters_take_turns() -> None:
     later = rig.table("moments")[1:]
     assert all(len(part["tensor"]) == TENSORS_A_LOOK for part in later)
     assert len({index for part in later for index in part["tensor"].tolist()}) == 80
+
+
+def test_a_sketch_tells_moments_apart() -> None:
+    """Signed sums of the second moment: the same for the same numbers, whatever the parameter is called."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    rig = Rig(model)
+    _train(rig, model, optimizer, steps=3)
+    states = [optimizer.state[layer.weight] for layer in model]
+    states[1]["exp_avg_sq"] = states[0]["exp_avg_sq"].clone()
+    before = {fqn: _sketch(rig, fqn) for fqn in ("0.weight", "1.weight")}
+    optimizer.zero_grad()
+    rig.round(optimizer)
+    after = {fqn: _sketch(rig, fqn) for fqn in ("0.weight", "1.weight")}
+    assert after["0.weight"] == pytest.approx(after["1.weight"])
+    assert before["1.weight"] != pytest.approx(after["1.weight"])
+
+
+def _sketch(rig: Rig, fqn: str) -> list[float]:
+    row = rig.row("moments", fqn)
+    return [row[f"moment_sketch_{k}"] for k in range(MOMENT_SKETCH_SIZE)]

@@ -15,6 +15,7 @@ from tests.incidents.healthy_runs import (
     strange_beginnings,
     strange_changes,
     strange_gradients,
+    strange_resumes,
     strange_runs,
     strange_states,
 )
@@ -32,6 +33,7 @@ STRANGE = [
         strange_changes,
         strange_gradients,
     )
+    for file in (strange_runs, strange_states, strange_changes, strange_gradients, strange_resumes)
     for run in file.RUNS
 ]
 

@@ -517,7 +517,8 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "gradients": {"grad_norm": number or 0.0, "grad_missing": int(number is None)},
         "extremes": {"low": number, "high": number},
         "counters": {"optimizer_step": number},
-        "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32},
+        "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32}
+        | {f"moment_sketch_{k}": number for k in range(facts.MOMENT_SKETCH_SIZE)},
         "kept": {"writes": number, "kept_dot": 1.0, "kept_before": 1.0, "kept_square": 1.0},
         "digests": {},
         "rows": {"rows_alike": number},

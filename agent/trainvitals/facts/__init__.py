@@ -21,7 +21,13 @@ from trainvitals.facts.state import (
     VALUES,
 )
 from trainvitals.facts.table import KEY_DTYPES, Column, Merge, Table
-from trainvitals.facts.training import COUNTERS, GRADIENTS, KEPT, MOMENTS
+from trainvitals.facts.training import (
+    COUNTERS,
+    GRADIENTS,
+    KEPT,
+    MOMENT_SKETCH_SIZE,
+    MOMENTS,
+)
 
 _SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT, ROWS)
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
@@ -44,6 +50,7 @@ __all__ = [
     "KEY_DTYPES",
     "MANIFEST",
     "MOMENTS",
+    "MOMENT_SKETCH_SIZE",
     "ROWS",
     "SCALARS",
     "SERIES",

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from trainvitals.facts.table import Column, Merge, Table
 
+MOMENT_SKETCH_SIZE = 4
+"""Signed sums of a moment: enough to tell it from another parameter's, at half the width of a tensor's sketch."""
+
 _NORM = Merge.ROOT_SUM_SQUARES
 
 GRADIENTS = Table(
@@ -59,6 +62,16 @@ MOMENTS = Table(
             dtype="int64",
             merge=Merge.MIN,
             help="width of the narrowest floating dtype among them",
+        ),
+        *(
+            Column(
+                name=f"moment_sketch_{k}",
+                dtype="float64",
+                merge=Merge.SUM,
+                help=f"signed sum {k} of the cores of the second moment, or of the first if there is no second: "
+                "differences tell whether it is still the same one",
+            )
+            for k in range(MOMENT_SKETCH_SIZE)
         ),
     ),
 )

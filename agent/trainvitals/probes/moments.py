@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from trainvitals.cores import CorePlan, cut_many
+from trainvitals.cores import CorePlan, cut_many, digest_many
+from trainvitals.facts import MOMENT_SKETCH_SIZE
 from trainvitals.holding import Holding
 from trainvitals.layout import is_dtensor, local_part
 from trainvitals.probes.probe import Look, Probe
@@ -22,6 +23,7 @@ TENSORS_A_LOOK = 16
 MAX_AT_FIRST = 1024
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
+_SKETCHES = [f"sketch_{k}" for k in range(MOMENT_SKETCH_SIZE)]
 
 
 class Moments(Probe):
@@ -78,16 +80,21 @@ def _report(look: Look, chosen: list[tuple[int, Mapping[str, Any]]]) -> None:
                 plans.append(look.slots.plan(index))
                 bits[index] = min(bits.get(index, 64), 8 * part.element_size())
     scales = np.sqrt([plan.square_scale for plan in plans])
-    sizes = norms(cut_many(parts, plans)) * scales
+    cuts = cut_many(parts, plans)
+    sizes = norms(cuts) * scales
     rows = {index: [0.0, 0.0] for index in bits}
     for (index, column), size in zip(where, sizes.tolist(), strict=True):
         rows[index][column] = size
+    sketched = {index: row for row, (index, _) in enumerate(where)}  # the second comes last
+    chosen_rows = [sketched[index] for index in rows]
+    digests = digest_many([cuts[row] for row in chosen_rows], [plans[row] for row in chosen_rows])
     look.add(
         "moments",
         list(rows),
         first_moment=[row[0] for row in rows.values()],
         second_moment=[row[1] for row in rows.values()],
         moment_bits=[bits[index] for index in rows],
+        **{f"moment_{name}": digests[name] for name in _SKETCHES},
     )
 
 

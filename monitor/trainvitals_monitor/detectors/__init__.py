@@ -26,6 +26,7 @@ from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
 from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
+from trainvitals_monitor.detectors.moments_permuted import MomentsPermuted
 from trainvitals_monitor.detectors.non_finite import NonFinite
 from trainvitals_monitor.detectors.norm_collapse import NormCollapse
 from trainvitals_monitor.detectors.norm_explosion import NormExplosion
@@ -34,6 +35,7 @@ from trainvitals_monitor.detectors.optimizer_state_low_precision import Optimize
 from trainvitals_monitor.detectors.optimizer_state_reset import OptimizerStateReset
 from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
+from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
@@ -50,6 +52,8 @@ DETECTORS: tuple[type[Detector], ...] = (
     WrongFromInitialisation,
     UnitsAlike,
     ResumeNotApplied,
+    ResumeDiscontinuity,
+    MomentsPermuted,
     OptimizerStateReset,
     CheckpointStale,
     CheckpointKeysChanged,

@@ -7,8 +7,11 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     tensors.py      the attempt's tensor table, by canonical FQN
     merge.py        the ranks' parts of one step make one row
     series.py       the recent window, step-major
+    schedule.py     how learning rates began and went on
     held.py         which optimizer holds which tensor, at what learning rate
+    digests.py      what tensors held, at a few steps
     checkpoints.py  the manifests of saves and loads, ranks merged
+    previous.py     what an attempt leaves to the next: left.py gathers it, traces.py is its state by name
     view.py         one judged step, as detectors see it
 """
 

@@ -1,5 +1,6 @@
 """
-Digests of live tensors, at the few steps for which they are kept: the attempt's first that had any, and the last ones.
+Digests of live tensors, at the few steps for which they are kept: the attempt's first that had any, the last ones, and
+each tensor's own last.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Digests:
 
     def __init__(self) -> None:
         self._by_step: dict[int, Columns] = {}
+        self._latest: Columns = {}
+        self._latest_steps = np.zeros(0, np.int64)
         self.first_step: int | None = None
 
     def put(
@@ -32,9 +35,15 @@ class Digests:
         if self.first_step is None:
             self.first_step = step
         rows = _padded(self._by_step.get(step, {}), num_tensors)
+        self._latest = _padded(self._latest, num_tensors)
         for name, values in columns.items():
             rows[name][tensors] = values
+            self._latest[name][tensors] = values
         self._by_step[step] = rows
+        self._latest_steps = np.pad(
+            self._latest_steps, (0, num_tensors - len(self._latest_steps)), constant_values=-1
+        )
+        self._latest_steps[tensors] = step
         for old in sorted(self._by_step)[:-KEPT_STEPS]:
             if old != self.first_step:
                 del self._by_step[old]
@@ -47,6 +56,12 @@ class Digests:
     def first(self, num_tensors: int) -> Columns | None:
         """The rows of the first step that had any."""
         return None if self.first_step is None else self.at(self.first_step, num_tensors)
+
+    def latest(self, num_tensors: int) -> tuple[Columns, npt.NDArray[np.int64]]:
+        """Each tensor's last row, and the step that it is about (-1: there was none)."""
+        missing = num_tensors - len(self._latest_steps)
+        steps = np.pad(self._latest_steps, (0, missing), constant_values=-1)
+        return _padded(self._latest, num_tensors), steps
 
 
 def _padded(rows: Columns, num_tensors: int) -> Columns:

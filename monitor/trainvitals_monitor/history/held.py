@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.frame import OptimizersSeen
+from trainvitals_monitor.history.schedule import Schedule, Schedules
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -33,6 +34,7 @@ class _Report:
         self.weight_decay = np.empty(0, np.float64)
         self.decayed = np.empty(0, np.float64)
         self.decayed_through = np.empty(0, np.float64)
+        self.schedules = Schedules()
 
     def optimizers(self, seen: OptimizersSeen) -> None:
         known = [] if self.seen is None else self.seen.group_tensors
@@ -60,6 +62,7 @@ class _Report:
         self.decayed[groups] = np.nan_to_num(self.decayed_at(step - 1)[groups])
         self.decayed_through[groups] = step - 1
         self.weight_decay[groups] = decay
+        self.schedules.tell(groups.tolist(), lr.tolist(), step)
         higher = ~(lr <= self.lr[groups])
         self.rose[groups] = np.where(higher, step, self.rose[groups])
         other = ~(lr == self.lr[groups])
@@ -152,6 +155,17 @@ class Held:
     def decayed(self, num_tensors: int, step: int) -> FloatArray:
         """The sum of learning rate x weight decay of each tensor's group up to this step, NaN where unknown."""
         return self._spread(lambda report: report.decayed_at(step), num_tensors)
+
+    def schedules(self, num_tensors: int) -> dict[int, Schedule]:
+        """By tensor, what is remembered of its group's learning rate; only of tensors that are held."""
+        found: dict[int, Schedule] = {}
+        for report in self._from_behind():
+            of_group = {group: report.schedules.of(group) for group in set(report.groups.tolist())}
+            for tensor, group in zip(report.tensors.tolist(), report.groups.tolist(), strict=True):
+                schedule = of_group[group]
+                if schedule is not None and tensor < num_tensors:
+                    found[tensor] = schedule
+        return found
 
     def _by_tensor(self, column: str, num_tensors: int) -> FloatArray:
         return self._spread(lambda report: getattr(report, column), num_tensors)

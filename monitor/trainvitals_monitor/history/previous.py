@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.history.schedule import Schedule
+from trainvitals_monitor.history.traces import Traces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,8 @@ class Previous:
     `last_save`: the last successful save of a model's state, in this attempt or, if it saved none, in one before it
     (`last_save_attempt` says which; `last_save_fqns` are the FQNs of its entries, "" for none).
     `tied`: FQN -> the FQN that it shared its tensor with.
+    `origin`: each tensor as the run's first attempt began with it, after `origin_step`; `end`: as last looked at or
+    truly saved in this one. `pace`: FQN -> the usual update norm of a step, of late. `schedules`: by FQN.
     """
 
     attempt: str
@@ -35,6 +39,11 @@ class Previous:
     last_save_attempt: str = ""
     last_save_fqns: list[str] = field(default_factory=list)
     tied: Mapping[str, str] = field(default_factory=dict)
+    origin: Traces = field(default_factory=Traces)
+    origin_step: int = 0
+    end: Traces = field(default_factory=Traces)
+    pace: Mapping[str, float] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     @property
     def saved_keys(self) -> frozenset[str]:

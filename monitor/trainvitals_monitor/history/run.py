@@ -4,13 +4,10 @@ A run: its attempts one after another, and what each leaves to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from trainvitals.frame import Header
 from trainvitals_monitor.history.attempt import AttemptHistory
-from trainvitals_monitor.history.previous import Previous
+from trainvitals_monitor.history.left import left_by
 from trainvitals_monitor.history.rank import Tables
-from trainvitals_monitor.history.tensors import names
 
 KEPT_ATTEMPTS = 2
 """Attempts whose windows are kept in memory: the latest ones."""
@@ -68,45 +65,8 @@ class RunHistory:
         """The attempt's first step is about to be judged: those before it have been; take over what they left."""
         before = self.before(attempt)
         if before and attempt.previous is None:
-            attempt.previous = _left_by(before[-1])
+            attempt.previous = left_by(before[-1])
         for old in before[:-1]:
             if len(self._attempts) > KEPT_ATTEMPTS:
                 del self._attempts[old.key]
                 self._gone.add(old.key)
-
-
-def _left_by(attempt: AttemptHistory) -> Previous:
-    table = attempt.tensors
-    older = attempt.previous
-    last_save = attempt.checkpoints.last_save
-    own = last_save is not None
-    if last_save is None and older is not None:
-        last_save = older.last_save
-    return Previous(
-        attempt=attempt.key,
-        last_step=attempt.step,
-        base_step=attempt.base_step,
-        tensors={fqn: index for index, fqn in enumerate(table.fqn)},
-        dtypes=dict(zip(table.fqn, table.dtype, strict=True)),
-        shapes=dict(zip(table.fqn, table.shape, strict=True)),
-        raw_fqns=frozenset(table.raw_fqn),
-        values={stat: dict(_values(attempt, stat)) for stat in attempt.window.stats},
-        last_checkpoints=attempt.checkpoints.presented,
-        last_save=last_save,
-        last_save_attempt=attempt.key if own else (older.last_save_attempt if older else ""),
-        last_save_fqns=names(table, last_save.tensors)
-        if own and last_save is not None
-        else (older.last_save_fqns if older else []),
-        tied={
-            table.fqn[index]: table.fqn[first]
-            for index, first in enumerate(attempt.tied_to.tolist())
-            if first >= 0
-        },
-    )
-
-
-def _values(attempt: AttemptHistory, stat: str) -> Iterator[tuple[str, float]]:
-    looked = attempt.window.last_seen(stat) >= 0
-    values = attempt.window.latest(stat)
-    for index in looked.nonzero()[0].tolist():
-        yield attempt.tensors.fqn[index], float(values[index])

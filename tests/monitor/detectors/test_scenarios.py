@@ -22,6 +22,7 @@ from tests.monitor.detectors import (
     number_scenarios,
     optimizer_scenarios,
     rate_scenarios,
+    resume_scenarios,
     step_scenarios,
     zero_scenarios,
 )
@@ -45,6 +46,7 @@ FILES = (
     rate_scenarios,
     step_scenarios,
     zero_scenarios,
+    resume_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]

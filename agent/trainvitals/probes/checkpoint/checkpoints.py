@@ -62,7 +62,8 @@ class Checkpoints(Probe):
     Save: read before anything is written, on the caller's thread. `stale_step` is set where an entry equals what its
     tensor was at an earlier moment (the attempt's beginning, the last saves and loads) and not what it is now. No event
     is made of saves that hold none of the attached tensors (an optimizer's state, one tensor by itself). An entry's
-    `live_keys` is the name that the attached model's `state_dict()` would give it now, "" for none of ours.
+    `live_keys` is the name that the attached model's `state_dict()` would give it now, "" for none of ours. Buffers that
+    are not in the save have their digests reported.
     Load: `digest` is that of the handed values in the dtype they are loaded into, `live_digest` that of the live tensor
     right after the load; before the next step the digests of all tensors are reported once more, labelled with the
     step that training goes on from. Loads into modules that are not attached are `foreign` and carry keys only. A DCP
@@ -141,11 +142,7 @@ class Checkpoints(Probe):
         self._loaded = False
         if look.first:  # the updates probe reports the attempt's first state
             return
-        sample = cut_sample(look.slots, range(len(look.slots)))
-        if sample.indices:
-            columns = digest_many(sample.values, sample.plans)
-            steps = np.full(len(sample.indices), look.step - 1, np.int64)
-            self._record.add("digests", tensor=sample.indices, step=steps, **columns)
+        self._digest(range(len(look.slots)), look.step - 1)
 
     def look(self, call: Call) -> Finish | None:
         """A listener's look (see watch.py): called from inside each save and load of this process."""
@@ -174,6 +171,7 @@ class Checkpoints(Probe):
             if on_thread and is_readable_now():
                 step = self._step_now()
                 manifest = read_save(self._slots, self._remembered, entries, indices, step)
+                self._digest(self._left_out(indices), step)
             else:
                 manifest = describe(entries, indices)
         self._saves += 1
@@ -237,6 +235,21 @@ class Checkpoints(Probe):
             entries = entries_in(call.handed)
             manifest = describe(entries, [-1] * len(entries))
         return lambda finished: self._report(finished, manifest, foreign=True)
+
+    def _left_out(self, saved: Sequence[int]) -> list[int]:
+        """Buffers that a save does not hold: the next attempt's are compared with what they were."""
+        if sum(index >= 0 for index in saved) < 2:
+            return []
+        left = set(range(len(self._slots))).difference(saved)
+        return sorted(i for i in left if self._slots.slots[i].place.kind == "buffer")
+
+    def _digest(self, indices: Sequence[int], step: int) -> None:
+        """The digests of these tensors as they are now, labelled with this step."""
+        sample = cut_sample(self._slots, indices)
+        if sample.indices:
+            columns = digest_many(sample.values, sample.plans)
+            steps = np.full(len(sample.indices), step, np.int64)
+            self._record.add("digests", tensor=sample.indices, step=steps, **columns)
 
     def _may_read(self) -> bool:
         return threading.get_ident() == self._thread and is_readable_now()

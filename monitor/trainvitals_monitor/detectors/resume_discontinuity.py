@@ -1,0 +1,204 @@
+"""
+The detector resume-discontinuity: training that goes on, and a part of its state that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from trainvitals.roles import Role
+from trainvitals_monitor.detectors.detector import (
+    Alert,
+    BoolArray,
+    Claim,
+    Detector,
+    FloatArray,
+    Threshold,
+)
+from trainvitals_monitor.detectors.journey import Journey, has_gone, journey, weights_go_on
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.history import View
+
+_MIN_ELEMENTS = 4
+_EVEN = (0.85, 1.2)
+"""Squared growth over the squared sum of its steps: a sum or a count goes straight on, an average seldom does."""
+
+
+class ResumeDiscontinuity(Detector):
+    """
+    Detects:
+        An attempt whose weights go on from where the one before was, while some tensors begin where the run once began,
+        or somewhere else altogether: running statistics, codebooks and other buffers, and parameters whose optimizer
+        state goes on. Or whose learning rate is back at the schedule's first values.
+
+    Why it matters:
+        Each restart forgets what took thousands of steps to estimate, or trains a grown model as if it were new. Loss
+        and evaluation are worse for a while, and nobody knows why.
+
+    Known causes:
+        Buffers registered with persistent=False (https://github.com/david-knigge/ccnn/issues/14) or only parameters
+        saved or copied back (https://github.com/torch/nn/issues/1165); a scheduler that is not in the checkpoint
+        (https://github.com/lightly-ai/lightly-train/pull/301,
+        https://github.com/vllm-project/speculators/pull/900).
+
+    Fix:
+        Save and load the whole state_dict of model, optimizer and scheduler; register as persistent what is not
+        computed anew from the configuration.
+
+    Misses:
+        Roll-backs, in which all has gone back together. Sums and counters in non-persistent buffers (metrics are reset
+        by design) and parameters that begin anew along with their optimizer state (a new head) are info. Averages that
+        forget within few steps have caught up before anybody looks. A learning rate is only judged if it did not come
+        back up before, and differs by half.
+    """
+
+    name = "resume-discontinuity"
+    family = "checkpoint"
+    severity = Severity.WARNING
+    summary = "A resumed run lost a part of its state: buffers, parameters or its learning rate."
+    reads = ("digests", "CheckpointSeen", "manifest", "update_norm", "optimizer_step", "lr")
+    alert = Alert(summary="A resumed run lost a part of its state")
+    thresholds = (
+        Threshold(
+            name="goes_on",
+            default=0.25,
+            unit="squared distance over the squared way since the run began",
+            reason="the steps around a restart are a small part of the way, else nothing can be said",
+        ),
+        Threshold(
+            name="went_back",
+            default=0.4,
+            unit="squared distance over the squared way since the run began",
+            reason="an average with momentum 0.1 is at 0.66 of its way two steps after a reset",
+        ),
+        Threshold(
+            name="unrelated",
+            default=0.5,
+            unit="squared distance over the sum of both squared norms",
+            reason="two random tensors are at 1; eight signed sums scatter the estimate by half",
+        ),
+        Threshold(
+            name="steps_away",
+            default=5.0,
+            unit="usual updates of a step",
+            reason="a scratch buffer or a cache is written anew at each step, and far away after each",
+        ),
+        Threshold(
+            name="rate_jump",
+            default=1.5,
+            unit="ratio of learning rates",
+            reason="no schedule moves so far in a step while it decays, and a schedule that begins again moves more",
+        ),
+    )
+    resolve_after = None
+
+    def look(self, view: View) -> Iterable[Claim]:
+        if view.is_late or view.previous is None or view.step != view.base_step + 1:
+            return
+        found = journey(view)
+        if found is None or not weights_go_on(view, found, self.value("goes_on")):
+            return
+        yield from self._tensors(view, found)
+        yield from self._rates(view)
+
+    def _tensors(self, view: View, found: Journey) -> Iterable[Claim]:
+        table = view.tensors
+        back, elsewhere = self._went_back(view, found), self._is_elsewhere(view, found)
+        judged = (table.float_bits < 64) & (table.numel >= _MIN_ELEMENTS)
+        counters = view.latest("optimizer_step")
+        continues = np.isfinite(counters) & (counters > 2)
+        meant = np.where(table.is_param, ~continues & view.held, _is_sum(view, found))
+        for mask, what in (
+            (back & judged, "has gone back to where the run began with it"),
+            (elsewhere & ~back & judged, "begins with values unrelated to those before"),
+        ):
+            for severity, chosen in ((None, mask & ~meant), (Severity.INFO, mask & meant)):
+                if chosen.any():
+                    yield _claim(view, found, chosen, what, severity)
+
+    def _went_back(self, view: View, found: Journey) -> BoolArray:
+        gone: BoolArray = has_gone(found) & self._is_far(view, found, found.way)
+        share = self.threshold("went_back", view)
+        near: BoolArray = found.from_origin <= self.value("goes_on") * found.way
+        return gone & near & (found.from_end >= share * found.way)
+
+    def _is_elsewhere(self, view: View, found: Journey) -> BoolArray:
+        """A constant that is drawn at random each time is; so is what was initialised with other random numbers."""
+        away = found.known & (found.from_end > self.threshold("unrelated", view) * found.size)
+        away &= found.size > 0
+        away &= view.tensors.numel >= 4 * _MIN_ELEMENTS
+        return away & self._is_far(view, found, found.from_end)
+
+    def _is_far(self, view: View, found: Journey, square: FloatArray) -> BoolArray:
+        """Beyond what its usual updates would explain in a few steps; False where these are not known."""
+        with np.errstate(invalid="ignore"):
+            far: BoolArray = square > self.threshold("steps_away", view) ** 2 * found.pace
+        return far
+
+    def _rates(self, view: View) -> Iterable[Claim]:
+        previous, lr = view.previous, view.lr
+        counters = view.latest("optimizer_step")
+        fresh = np.isfinite(counters) & (counters <= view.step - view.base_step + 1)
+        if previous is None or fresh.any():
+            return
+        jump, chosen = self.value("rate_jump"), []
+        for index in np.flatnonzero(np.isfinite(lr)).tolist():
+            schedule = previous.schedules.get(view.tensors.fqn[index])
+            if schedule is None or schedule.revivals:
+                continue
+            far = max(lr[index], schedule.last) > jump * min(lr[index], schedule.last)
+            if far and any(
+                np.isclose(lr[index], first, rtol=1e-6, atol=0) for first in schedule.first
+            ):
+                chosen.append(index)
+        if chosen:
+            tensors = np.array(chosen, np.int64)
+            before = np.array(
+                [previous.schedules[view.tensors.fqn[index]].last for index in chosen]
+            )
+            yield Claim(
+                tensors=tensors,
+                message="the learning rate of {fqn} is {lr:.3g} again, as when the run began, after {lr_before:.3g} before "
+                "the restart: the schedule was not restored.",
+                advice="Save the scheduler's state_dict in the checkpoint and load it after the optimizer's.",
+                evidence={"lr": lr[tensors], "lr_before": before},
+                first_step=view.step,
+                last_good_step=view.base_step,
+                key="rates",
+            )
+
+
+def _is_sum(view: View, found: Journey) -> BoolArray:
+    """Buffers that are not to be kept, and have added up the same at each step: metrics, counts."""
+    table = view.tensors
+    with np.errstate(invalid="ignore", divide="ignore"):
+        straight = found.growth / (found.pace * np.maximum(found.steps, 1) ** 2)
+        even = (straight > _EVEN[0]) & (straight < _EVEN[1])
+    keeps = table.persistent | table.mask(Role.EXPERT_BIAS, Role.RUNNING_STATISTIC)
+    sums: BoolArray = even | table.mask(Role.EXPERT_COUNTER)
+    return ~table.is_param & ~keeps & sums
+
+
+def _claim(
+    view: View, found: Journey, chosen: BoolArray, what: str, severity: Severity | None
+) -> Claim:
+    tensors = np.flatnonzero(chosen)
+    count = len(tensors)
+    return Claim(
+        tensors=tensors,
+        message=f"the weights go on from the attempt before, but {{fqn}} {what} ({{tensors}} in all{{kept}}).",
+        advice="Save and load the whole state_dict; register a buffer as persistent unless it can be computed anew.",
+        evidence={
+            "tensors": np.full(count, count),
+            "kept": np.where(view.tensors.persistent[tensors], "", ", not in the state_dict"),
+            "distance": np.sqrt(found.from_end[tensors]),
+            "way": np.sqrt(found.way[tensors]),
+            "usual_update": np.sqrt(np.nan_to_num(found.pace[tensors])),
+        },
+        first_step=view.step,
+        last_good_step=view.base_step,
+        severity=severity,
+        key=what,
+    )

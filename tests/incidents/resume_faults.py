@@ -1,0 +1,118 @@
+"""
+Small trainers that are saved, stopped and resumed: with something lost on the way, and the twin that loses nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.incidents.healthy_runs.resuming import RESUME, Parts, resumed
+from tests.incidents.healthy_runs.run import Run, perceptron, warm_up_and_cosine
+from tests.incidents.state_faults import StateFaults
+
+FAULTS = StateFaults()
+
+
+@FAULTS.of("moments-permuted", steps=60, onset=RESUME)
+def moments_of_other_layers(healthy: bool) -> Run:
+    """The second time, the parameters come in another order; layers of the same shape change places."""
+
+    def make(attempt: int) -> Parts:
+        model = perceptron(16, 16, 16, 16, 4)
+        parameters = list(model.parameters())
+        if attempt and not healthy:
+            parameters = [*parameters[4:6], *parameters[:4], *parameters[6:]]
+        return {"model": model, "optimizer": torch.optim.AdamW(parameters, lr=3e-3)}
+
+    return resumed(make)
+
+
+class _Normalised(nn.Module):
+    """A network behind a normaliser of its own making."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, persistent: bool) -> None:
+        super().__init__()
+        self.body = perceptron(16, 32, 4)
+        self.register_buffer("mean", torch.zeros(16), persistent=persistent)
+        self.register_buffer("scale", torch.ones(16), persistent=persistent)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(values.mean(0), 0.02)
+                self.scale.lerp_(values.std(0), 0.02)
+        return torch.as_tensor(self.body((values - self.mean) / self.scale))
+
+
+@FAULTS.of("resume-discontinuity", steps=60, onset=RESUME, subject="mean")
+def statistics_that_are_not_saved(healthy: bool) -> Run:
+    """A running average in a non-persistent buffer begins at its initial value again."""
+
+    def make(attempt: int) -> Parts:
+        model = _Normalised(persistent=healthy)
+        return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=3e-3)}
+
+    return resumed(make)
+
+
+def _batch_normed() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+
+
+@FAULTS.of("resume-discontinuity", steps=60, onset=RESUME, subject="1.running")
+def statistics_left_out_by_the_loader(healthy: bool) -> Run:
+    """All is saved; only parameters are copied back."""
+
+    def make(attempt: int) -> Parts:
+        model = _batch_normed()
+        return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 0.02, 0.9)}
+
+    def load(parts: Parts, state: Parts) -> None:
+        parts["optimizer"].load_state_dict(state["optimizer"])
+        if healthy:
+            parts["model"].load_state_dict(state["model"])
+            return
+        with torch.no_grad():
+            for name, parameter in parts["model"].named_parameters():
+                parameter.copy_(state["model"][name])
+
+    return resumed(make, load=load)
+
+
+@FAULTS.of("resume-discontinuity", steps=60, onset=RESUME, subject="4")
+def head_left_out_by_the_loader(healthy: bool) -> Run:
+    """The last layer is passed over in the load, and its moments are not."""
+
+    def make(attempt: int) -> Parts:
+        model = perceptron(16, 32, 32, 4)
+        return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=3e-3)}
+
+    def load(parts: Parts, state: Parts) -> None:
+        parts["optimizer"].load_state_dict(state["optimizer"])
+        kept = {name: each for name, each in state["model"].items() if healthy or name[0] != "4"}
+        parts["model"].load_state_dict(kept, strict=False)
+
+    return resumed(make, load=load)
+
+
+@FAULTS.of("resume-discontinuity", steps=60, onset=RESUME)
+def schedule_begun_again(healthy: bool) -> Run:
+    """The scheduler is not in the checkpoint, and overwrites the optimizer's learning rate."""
+
+    def make(attempt: int) -> Parts:
+        model = perceptron(16, 32, 4)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_cosine(10, 80))
+        return {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+
+    def load(parts: Parts, state: Parts) -> None:
+        parts["model"].load_state_dict(state["model"])
+        parts["optimizer"].load_state_dict(state["optimizer"])
+        if healthy:
+            parts["scheduler"].load_state_dict(state["scheduler"])
+
+    return resumed(make, load=load)

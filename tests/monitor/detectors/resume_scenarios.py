@@ -1,0 +1,225 @@
+"""
+Runs for resume-discontinuity and moments-permuted: an attempt, its save, and one that goes on from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, digest_of, tensor
+from trainvitals.facts import MOMENT_SKETCH_SIZE, SKETCH_SIZE
+from trainvitals.frame import TensorInfo
+from trainvitals_monitor.detectors.moments_permuted import MomentsPermuted
+from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+WEIGHTS = ["embed.weight", *(f"layers.{layer}.weight" for layer in range(4)), "head.weight"]
+STEPS = 40
+Rows = dict[str, dict[str, Any]]
+
+
+def _row(fqn: str, vector: np.ndarray[Any, Any]) -> dict[str, Any]:
+    signs = np.random.default_rng(5).choice([-1.0, 1.0], (SKETCH_SIZE, len(vector)))
+    sketch = signs @ vector
+    return {
+        "digest": digest_of(fqn, hash(vector.tobytes())),
+        "square_sum": float(vector @ vector),
+        **{f"sketch_{k}": float(sketch[k]) for k in range(SKETCH_SIZE)},
+    }
+
+
+def _vectors(trained: float) -> dict[str, np.ndarray[Any, Any]]:
+    """Weights on their way from where they began (0) to where they are saved (1), and beyond."""
+    found = {}
+    for number, fqn in enumerate(WEIGHTS):
+        draw = np.random.default_rng((3, number))
+        found[fqn] = draw.normal(size=64) + trained * draw.normal(size=64)
+    return found
+
+
+def _rows(vectors: Mapping[str, np.ndarray[Any, Any]]) -> Rows:
+    return {fqn: _row(fqn, vector) for fqn, vector in vectors.items()}
+
+
+def _resumed(
+    buffer: tuple[float, float, float],
+    *,
+    persistent: bool = True,
+    usual_update: float = 0.05,
+    weights: float = 1.02,
+    lost: str = "",
+    counter: int = STEPS + 1,
+    rates: tuple[float, float, float] = (1e-3, 1e-3, 1e-3),
+    revived: bool = False,
+) -> Stream:
+    """
+    A buffer that all of its elements hold: at first, at the end of the first attempt, at the beginning of the second;
+    `rates`: the learning rate at the same moments. `lost`: a weight that begins with other random numbers.
+    """
+    names: list[str | TensorInfo] = [
+        *WEIGHTS,
+        tensor("norm.running", kind="buffer", persistent=persistent),
+    ]
+    stream = Stream(names)
+    stream.optimizers([WEIGHTS])
+    states = [
+        _vectors(trained) | {"norm.running": np.full(64, value)}
+        for trained, value in zip((0.0, 1.0, weights), buffer, strict=True)
+    ]
+    if lost:
+        states[2][lost] = np.random.default_rng(99).normal(size=64)
+    stream.beginning(_rows(states[0]))
+    updates = dict.fromkeys(WEIGHTS, 0.2) | {"norm.running": usual_update}
+    for step in range(STEPS):
+        rate = rates[1] if step > 4 else rates[0]
+        rate = rates[0] if revived and step == 20 else rate
+        stream.step(updates=updates, counters=dict.fromkeys(WEIGHTS, step + 1), lr=rate)
+    live = {
+        fqn: row | {"live_digest": row["digest"], "live_square_sum": row["square_sum"]}
+        for fqn, row in _rows(states[1]).items()
+    }
+    stream.checkpoint(path="step-40", rows=live, has_optimizer=True)
+    stream.restart()
+    stream.optimizers([WEIGHTS])
+    stream.beginning(_rows(states[2]))
+    for step in range(3):
+        counters = dict.fromkeys(WEIGHTS, counter + step)
+        stream.step(updates=updates, counters=counters, lr=rates[2])
+    return stream
+
+
+@SCENARIOS.fires(
+    ResumeDiscontinuity, Severity.WARNING, first_step=STEPS + 1, subject="norm.running"
+)
+def statistics_back_at_their_beginning() -> Stream:
+    """An average that was at 1 begins at 0.1 again."""
+    return _resumed((0.0, 1.0, 0.1))
+
+
+@SCENARIOS.fires(
+    ResumeDiscontinuity, Severity.WARNING, subject="norm.running", says="not in the state_dict"
+)
+def statistics_that_no_state_dict_holds() -> Stream:
+    """The same in a buffer that is not persistent."""
+    return _resumed((0.0, 1.0, 0.0), persistent=False)
+
+
+@SCENARIOS.fires(ResumeDiscontinuity, Severity.WARNING, subject="head.weight", says="unrelated")
+def one_layer_initialised_again() -> Stream:
+    """Its optimizer state goes on."""
+    return _resumed((0.0, 1.0, 1.0), lost="head.weight")
+
+
+@SCENARIOS.fires(ResumeDiscontinuity, Severity.WARNING, says="schedule was not restored")
+def learning_rate_back_at_the_warm_up() -> Stream:
+    """A tenth of what it was, as in the first steps."""
+    return _resumed((0.0, 1.0, 1.0), rates=(1e-4, 1e-3, 1e-4))
+
+
+@SCENARIOS.silent(ResumeDiscontinuity, MomentsPermuted)
+def all_goes_on() -> Stream:
+    """A few steps further on."""
+    return _resumed((0.0, 1.0, 1.02))
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def all_rolled_back() -> Stream:
+    """To the beginning, weights and learning rate too."""
+    return _resumed((0.0, 1.0, 0.0), weights=0.1, rates=(1e-4, 1e-3, 1e-4))
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def scratch_buffer() -> Stream:
+    """Each step writes it anew, and zeros are what it begins with."""
+    return _resumed((0.0, 1.0, 0.0), persistent=False, usual_update=8.0)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def metric_added_up() -> Stream:
+    """A sum that grows by the same at each step."""
+    return _resumed((0.0, 40.0, 0.0), persistent=False, usual_update=8.0)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def new_head_with_a_new_optimizer() -> Stream:
+    """A second phase."""
+    return _resumed((0.0, 1.0, 1.0), lost="head.weight", counter=1)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def schedule_in_cycles() -> Stream:
+    """The learning rate came back up before."""
+    return _resumed((0.0, 1.0, 1.0), rates=(1e-3, 1e-4, 1e-3), revived=True)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def learning_rate_changed_by_hand() -> Stream:
+    """To a value that it never had."""
+    return _resumed((0.0, 1.0, 1.0), rates=(1e-3, 1e-3, 1e-4))
+
+
+def _moments(now: Mapping[str, str], changed: float = 0.01, size: float = 1.0) -> Stream:
+    """`now`: whose moments each parameter has after the restart (its own, if not named)."""
+    vectors = {fqn: np.random.default_rng((8, k)).random(64) for k, fqn in enumerate(WEIGHTS)}
+    signs = np.random.default_rng(5).choice([-1.0, 1.0], (MOMENT_SKETCH_SIZE, 64))
+
+    def rows(source: Mapping[str, str], noise: float, scale: float) -> Rows:
+        found = {}
+        for number, fqn in enumerate(WEIGHTS):
+            vector = scale * vectors[source.get(fqn, fqn)]
+            vector = vector + noise * np.random.default_rng((9, number)).random(64)
+            sums = signs @ vector
+            found[fqn] = {
+                "first_moment": 1.0,
+                "second_moment": float(np.linalg.norm(vector)),
+                "moment_bits": 32,
+                **{f"moment_sketch_{k}": float(each) for k, each in enumerate(sums)},
+            }
+        return found
+
+    stream = Stream(WEIGHTS)
+    stream.step(counters={"*": 40}, moments=rows({}, 0.0, 1.0))
+    stream.restart()
+    stream.step(counters={"*": 42}, moments=rows(now, changed, size))
+    return stream
+
+
+@SCENARIOS.fires(MomentsPermuted, Severity.CRITICAL, subject="layers.0.weight", first_step=2)
+def two_layers_swapped() -> Stream:
+    """Each has the other's."""
+    return _moments({"layers.0.weight": "layers.1.weight", "layers.1.weight": "layers.0.weight"})
+
+
+@SCENARIOS.fires(MomentsPermuted, Severity.CRITICAL, says="so for 6 parameters")
+def all_layers_shifted_by_one() -> Stream:
+    """The last one's moments went to the first."""
+    return _moments(dict(zip(WEIGHTS, [*WEIGHTS[1:], WEIGHTS[0]], strict=True)))
+
+
+@SCENARIOS.silent(MomentsPermuted)
+def moments_go_on() -> Stream:
+    """A little further."""
+    return _moments({})
+
+
+@SCENARIOS.silent(MomentsPermuted)
+def moments_that_changed_much() -> Stream:
+    """Other data, larger gradients: far from what they were, and near nobody else's."""
+    return _moments({}, changed=2.0)
+
+
+@SCENARIOS.silent(MomentsPermuted)
+def moments_of_a_new_optimizer() -> Stream:
+    """Small ones."""
+    return _moments({}, size=0.001, changed=0.001)
+
+
+@SCENARIOS.silent(MomentsPermuted)
+def one_copied_to_another() -> Stream:
+    """Layers that were merged share their moments: only one has lost its own."""
+    return _moments({"layers.0.weight": "layers.1.weight"})
