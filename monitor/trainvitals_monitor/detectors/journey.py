@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trainvitals.facts import SKETCH_SIZE
 from trainvitals_monitor.detectors.detector import BoolArray, FloatArray, IntArray
 from trainvitals_monitor.history import View
+from trainvitals_monitor.history.traces import Traces
 
 _LITTLE = 1e-6
 """Of a tensor's squared norm: what is less is no way."""
@@ -65,18 +66,45 @@ def journey(view: View) -> Journey | None:
     )
 
 
-def weights_go_on(view: View, found: Journey, share: float) -> bool:
+def weights_go_on(view: View, found: Journey, share: float, steps: float) -> bool:
     """
-    Whether most parameters that had moved are still near where they were last: within this share of their way.
+    Whether most parameters that had moved are still where they were last: within this share of their way, and within
+    what so many of their usual steps explain.
 
-    A roll-back is not: there all have gone back.
+    A roll-back is not: there all have gone back, to an earlier save if one was seen.
     """
-    moved = found.origin & view.tensors.is_param & (found.way > _LITTLE * found.size)
+    moved = has_gone(found) & view.tensors.is_param & (found.pace > 0)
     if not moved.any():
         return False
-    with np.errstate(invalid="ignore", divide="ignore"):
-        left = found.from_end[moved] / found.way[moved]
-    return bool(np.median(left) <= share)
+    left = found.from_end[moved] / found.way[moved]
+    away = found.from_end[moved] / found.pace[moved]
+    near = bool(np.median(left) <= share) and bool(np.median(away) <= steps**2)
+    return near and not _is_nearer_to_another_save(view, moved)
+
+
+def _is_nearer_to_another_save(view: View, judged: BoolArray) -> bool:
+    """Whether an earlier save explains most of these tensors better than the last one does."""
+    previous, here = view.previous, view.first_digests()
+    if previous is None or here is None:
+        return False
+    fqns = {index: fqn for fqn, index in previous.tensors.items()}
+    distances = []
+    for save in previous.last_checkpoints:
+        if save.op == "save" and save.is_model and save.rows and not (save.failed or save.foreign):
+            names = [fqns.get(index, "") for index in save.tensors.tolist()]
+            true = save.rows["digest"] == save.rows["live_digest"]
+            steps = np.where((save.tensors >= 0) & true, save.step, -1)
+            saved, _ = Traces(names, save.rows, steps).of(view.tensors.fqn)
+            known = judged & (saved["count"] > 0) & (saved["count"] == here["count"])
+            distances.append(np.where(known, _between(saved, here, known), np.nan))
+    if len(distances) < 2:
+        return False
+    *earlier, last = distances
+    with np.errstate(invalid="ignore"):
+        return any(
+            2 * int((each < last).sum()) > int((np.isfinite(each) & np.isfinite(last)).sum())
+            for each in earlier
+        )
 
 
 def has_gone(found: Journey) -> BoolArray:

@@ -14,7 +14,6 @@ from trainvitals_monitor.detectors.detector import (
     BoolArray,
     Claim,
     Detector,
-    FloatArray,
     Threshold,
 )
 from trainvitals_monitor.detectors.journey import Journey, has_gone, journey, weights_go_on
@@ -68,6 +67,12 @@ class ResumeDiscontinuity(Detector):
             reason="the steps around a restart are a small part of the way, else nothing can be said",
         ),
         Threshold(
+            name="steps_on",
+            default=6.0,
+            unit="usual updates of a step",
+            reason="a step or two before anybody looks, and a few that a crash has lost; more is a roll-back",
+        ),
+        Threshold(
             name="went_back",
             default=0.4,
             unit="squared distance over the squared way since the run began",
@@ -81,9 +86,9 @@ class ResumeDiscontinuity(Detector):
         ),
         Threshold(
             name="steps_away",
-            default=5.0,
+            default=7.0,
             unit="usual updates of a step",
-            reason="a scratch buffer or a cache is written anew at each step, and far away after each",
+            reason="beyond `steps_on`; a scratch buffer or a cache is written anew at each step, and far away after each",
         ),
         Threshold(
             name="rate_jump",
@@ -98,7 +103,9 @@ class ResumeDiscontinuity(Detector):
         if view.is_late or view.previous is None or view.step != view.base_step + 1:
             return
         found = journey(view)
-        if found is None or not weights_go_on(view, found, self.value("goes_on")):
+        if found is None or not weights_go_on(
+            view, found, self.value("goes_on"), self.value("steps_on")
+        ):
             return
         yield from self._tensors(view, found)
         yield from self._rates(view)
@@ -119,7 +126,7 @@ class ResumeDiscontinuity(Detector):
                     yield _claim(view, found, chosen, what, severity)
 
     def _went_back(self, view: View, found: Journey) -> BoolArray:
-        gone: BoolArray = has_gone(found) & self._is_far(view, found, found.way)
+        gone: BoolArray = has_gone(found) & self._is_far(view, found)
         share = self.threshold("went_back", view)
         near: BoolArray = found.from_origin <= self.value("goes_on") * found.way
         return gone & near & (found.from_end >= share * found.way)
@@ -129,12 +136,12 @@ class ResumeDiscontinuity(Detector):
         away = found.known & (found.from_end > self.threshold("unrelated", view) * found.size)
         away &= found.size > 0
         away &= view.tensors.numel >= 4 * _MIN_ELEMENTS
-        return away & self._is_far(view, found, found.from_end)
+        return away & self._is_far(view, found)
 
-    def _is_far(self, view: View, found: Journey, square: FloatArray) -> BoolArray:
+    def _is_far(self, view: View, found: Journey) -> BoolArray:
         """Beyond what its usual updates would explain in a few steps; False where these are not known."""
         with np.errstate(invalid="ignore"):
-            far: BoolArray = square > self.threshold("steps_away", view) ** 2 * found.pace
+            far: BoolArray = found.from_end > self.threshold("steps_away", view) ** 2 * found.pace
         return far
 
     def _rates(self, view: View) -> Iterable[Claim]:

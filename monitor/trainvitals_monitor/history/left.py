@@ -79,20 +79,18 @@ def _beginning(attempt: AttemptHistory) -> Traces:
 
 
 def _end(attempt: AttemptHistory) -> Traces:
-    """Each tensor's last digests: in a save that was true, or at a step, whichever came later."""
+    """Each tensor as truly saved last, for that is what a resume goes on from; else as last looked at."""
     table = attempt.tensors
     traces = Traces(table.fqn, *attempt.digests.latest(len(table)))
-    _, steps = traces.of(table.fqn)
     saves = (one for one in attempt.checkpoints.presented if one.op == "save" and one.rows)
     for save in saves:
-        traces = traces.updated(_saved(save, table, steps))
+        traces = traces.updated(_saved(save, table))
     return traces
 
 
-def _saved(save: Checkpoint, table: TensorTable, steps: IntArray) -> Traces:
+def _saved(save: Checkpoint, table: TensorTable) -> Traces:
     rows, tensors = save.rows, save.tensors
     true = (tensors >= 0) & (rows["count"] > 0) & (rows["digest"] == rows["live_digest"])
-    true &= save.step >= steps[np.maximum(tensors, 0)]
     same = np.array(
         [
             entry < len(save.dtypes) and table.dtype[max(index, 0)] == save.dtypes[entry]
