@@ -19,26 +19,25 @@ META = dict(
 
 
 class Autoencoder(nn.Module):
-    _ddp_params_and_buffers_to_ignore = ["embed"]
+    _ddp_params_and_buffers_to_ignore = ["codebook.weight"]
 
     def __init__(self, reduce):
         super().__init__()
         self.encoder, self.decoder = nn.Linear(16, 8), nn.Linear(8, 16)
-        self.embed = nn.Parameter(torch.randn(16, 8))
-        self.embed_optimizer = sgd([self.embed], 0.5)
+        self.codebook = nn.Embedding(16, 8)
+        self.codebook_optimizer = sgd(self.codebook.parameters(), 0.5)
         self.reduce = reduce
 
     def forward(self, x):
         z = self.encoder(x)
-        chosen = torch.cdist(z.detach(), self.embed.detach()).argmin(1)
-        self.embed.grad = torch.autograd.grad(
-            F.mse_loss(self.embed[chosen], z.detach()), self.embed
-        )[0]
+        embed = self.codebook.weight
+        chosen = torch.cdist(z.detach(), embed.detach()).argmin(1)
+        embed.grad = torch.autograd.grad(F.mse_loss(embed[chosen], z.detach()), embed)[0]
         if self.reduce:
-            dist.all_reduce(self.embed.grad)
-            self.embed.grad /= dist.get_world_size()
-        self.embed_optimizer.step()
-        q = self.embed.detach()[chosen]
+            dist.all_reduce(embed.grad)
+            embed.grad /= dist.get_world_size()
+        self.codebook_optimizer.step()
+        q = embed.detach()[chosen]
         return F.mse_loss(self.decoder(z + (q - z).detach()), x) + 0.25 * F.mse_loss(z, q)
 
 
@@ -56,9 +55,9 @@ def build(healthy, rank=0, world_size=1):
         opt.step()
         return loss.item()
 
-    extra = {"rank": (rank, world_size), "optimizers": [opt, net.embed_optimizer]}
+    extra = {"rank": (rank, world_size), "optimizers": [opt, net.codebook_optimizer]}
     return Run(model, opt, step, extra=extra)
 
 
 def evidence(run):
-    return dist_max_diff([run.model.module.embed], *run.extra["rank"]) > 1e-4
+    return dist_max_diff([run.model.module.codebook.weight], *run.extra["rank"]) > 1e-4
