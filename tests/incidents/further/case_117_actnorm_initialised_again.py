@@ -6,7 +6,7 @@ from common import *
 META = dict(
     id="117",
     title="ActNorm's `initialized` flag is not saved: trained parameters are drawn anew after the resume",
-    upstream="bayesiains/nflows#4",
+    upstream="bayesiains/nflows#4; david-knigge/ccnn#14",
     family="checkpoint",
     steps=60,
     bug_step=30,
