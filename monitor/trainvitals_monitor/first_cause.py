@@ -6,7 +6,8 @@ Finding A explains finding B of the same attempt if all of this holds:
 * EXPLAINS names B's detector among what A's leads to;
 * A is above info;
 * A came first: its first wrong step is earlier, or is the same and its detector stands earlier in the catalogue;
-* B is within reach: it began at most REACH_STEPS after A was last seen, or what A tells can't un-happen;
+* B is within reach: it began at most REACH_STEPS after A was last seen; or what A tells can't un-happen, and does not
+  spread (a wrong start must not take the blame for all that ever comes after it);
 * where B is about tensors, they are A's, or of the same modules as A's; not asked where A's fault spreads.
 
 Of several, the first is the cause. It is a function of the findings as they are now: a cause that is found later than
@@ -133,7 +134,8 @@ def _explains(cause: Fault, fault: Fault) -> bool:
         return False
     if cause.severity is Severity.INFO:
         return False
-    if cause.detector not in _FOR_GOOD and fault.first_step > cause.last_step + REACH_STEPS:
+    far = fault.first_step > cause.last_step + REACH_STEPS
+    if far and (effects.spreads or cause.detector not in _FOR_GOOD):
         return False
     everywhere = effects.spreads or not cause.places or not fault.places
     return everywhere or not cause.places.isdisjoint(fault.places)

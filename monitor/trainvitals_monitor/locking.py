@@ -9,8 +9,8 @@ import numpy as np
 from trainvitals.lock import Lock, LockedTensor, fold
 from trainvitals_monitor.history.attempt import AttemptHistory
 
-MIN_LOOKS = 8
-"""A tensor that was looked at less often is not said to stay as it is."""
+MIN_STEPS = 8
+"""A tensor whose looks covered fewer steps is not said to stay as it is."""
 
 
 def lock_of(attempt: AttemptHistory) -> Lock:
@@ -21,7 +21,7 @@ def lock_of(attempt: AttemptHistory) -> Lock:
     for index, info in enumerate(attempt.tensors.first):
         known = index < len(moved.first)
         moves = True if known and moved.first[index] >= 0 else None
-        if moves is None and complete and known and moved.looks[index] >= MIN_LOOKS:
+        if moves is None and complete and known and moved.steps[index] >= MIN_STEPS:
             moves = False
         tensors[info.fqn] = LockedTensor(
             kind=info.kind,

@@ -128,6 +128,9 @@ def test_a_save_after_the_first_wrong_step_is_not_clean() -> None:
         (fault("norm-explosion"), fault("non-finite", 5 + REACH_STEPS), True),
         (fault("norm-explosion"), fault("non-finite", 6 + REACH_STEPS), False),
         (fault("norm-explosion", last_step=900), fault("non-finite", 800), True),
+        # What spreads reaches no further, even if it can't un-happen.
+        (fault("optimizer-state-reset"), fault("non-finite", 5 + REACH_STEPS), True),
+        (fault("optimizer-state-reset"), fault("non-finite", 9_000), False),
         # Of another attempt, of other modules, or only worth knowing
         (fault("slot-replaced"), fault("checkpoint-stale", attempt="b"), False),
         (fault("slot-replaced"), fault("checkpoint-stale", places=places_of(["x.w"])), False),

@@ -157,22 +157,20 @@ def _movement(view: View, lock: Lock, found: _Departures, still_steps: float) ->
     moved = view.moved
     if len(moved.first) < view.num_tensors:
         return
-    made = view.step - view.base_step
     wanted = max(still_steps, 2 * lock.moved_within)
-    if made >= wanted and len(found.moving):
-        with np.errstate(invalid="ignore"):
-            tried = (moved.looks[found.moving] > 0) & ~(view.lr[found.moving] == 0)
-        stuck = found.moving[tried & (moved.first[found.moving] < 0)]
-        if len(stuck) and moved.since <= view.base_step + 1:
-            yield Claim(
-                tensors=stuck,
-                message="{fqn} has not moved in {steps} steps; in the run that the lock was made from it did.",
-                advice="See whether it still gets a gradient and an optimizer; if it is meant to stay, renew the lock.",
-                evidence={"steps": np.full(len(stuck), made)},
-                first_step=view.base_step + 1,
-                severity=Severity.WARNING,
-                key="lock: stuck",
-            )
+    # Steps that looks have covered: one look at a sparse embedding, over one step, says little.
+    late = found.moving[moved.steps[found.moving] >= wanted]
+    stuck = late[(moved.first[late] < 0) & ~(view.lr[late] == 0)]
+    if len(stuck) and moved.since <= view.base_step + 1:
+        yield Claim(
+            tensors=stuck,
+            message="{fqn} has not moved in {steps} steps; in the run that the lock was made from it did.",
+            advice="See whether it still gets a gradient and an optimizer; if it is meant to stay, renew the lock.",
+            evidence={"steps": moved.steps[stuck]},
+            first_step=view.base_step + 1,
+            severity=Severity.WARNING,
+            key="lock: stuck",
+        )
     step = view.step + (view.step_offset or 0)
     if lock.first_step <= step <= lock.last_step and len(found.still):
         first = moved.first[found.still]

@@ -265,9 +265,8 @@ class AttemptHistory:
 
     def _note_moves(self) -> None:
         window = self.window
-        self.moved.saw(
-            self.step, window.now("changed", self.step), window.seen_now("changed", self.step)
-        )
+        changed, since = (window.now(stat, self.step) for stat in ("changed", "since"))
+        self.moved.saw(self.step, changed, since, window.seen_now("changed", self.step))
 
     def _look(self, items: list[Item], late: bool) -> View:
         self.window.resize(len(self.tensors))

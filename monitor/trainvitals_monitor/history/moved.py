@@ -11,7 +11,7 @@ import numpy.typing as npt
 class Moved:
     """
     Per tensor of the attempt, arrays of length n: `first`, the first step at which an element was seen to have changed
-    (-1: none), and `looks`, the steps at which it was looked at for that.
+    (-1: none), and `steps`, how many steps of its optimizer the looks for that have covered.
 
     `since`: the first step that was judged here. After a restart of the monitor that may be late: then what has moved
     is known, and what has not is not.
@@ -19,21 +19,28 @@ class Moved:
 
     def __init__(self) -> None:
         self.first: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        self.looks: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self.steps: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self.since = -1
         self.num_at_start = 0
         """Tensors that were there at the first judged step; those with higher indices came later."""
         self._last: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
-    def saw(self, step: int, changed: npt.NDArray[np.float64], seen: npt.NDArray[np.bool_]) -> None:
-        """The counts of changed elements [n] of a step; the same step may come again, with more."""
+    def saw(
+        self,
+        step: int,
+        changed: npt.NDArray[np.float64],
+        since: npt.NDArray[np.float64],
+        seen: npt.NDArray[np.bool_],
+    ) -> None:
+        """The columns `changed` and `since` [n] of a step; the same step may come again, with more."""
         more = len(changed) - len(self.first)
         self.first = np.pad(self.first, (0, more), constant_values=-1)
-        self.looks = np.pad(self.looks, (0, more))
+        self.steps = np.pad(self.steps, (0, more))
         self._last = np.pad(self._last, (0, more), constant_values=-1)
         if self.since < 0:
             self.since, self.num_at_start = step, len(changed)
-        self.looks += seen & (self._last != step)
+        fresh = seen & (self._last != step)
+        self.steps[fresh] += np.nan_to_num(since[fresh], nan=1.0).astype(np.int64)
         self._last[seen] = step
         with np.errstate(invalid="ignore"):
             self.first[(self.first < 0) & (changed > 0)] = step

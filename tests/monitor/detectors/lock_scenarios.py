@@ -89,6 +89,17 @@ def a_resumed_run_that_decays_to_zero() -> Stream:
 
 
 @SCENARIOS.silent(ContractBroken)
+def seldom_looked_at() -> Stream:
+    """Under a budget: two looks, over a step each, at what moves now and then."""
+    stream = Stream(MODEL, contract=under(lock()))
+    stream.optimizers([[W, BIAS, "layers.1.w"]])
+    for step in range(40):
+        look = {W: {"update_norm": 0.0, "changed": 0}} if step in (10, 30) else {}
+        stream.step(values={"*": 1.0}, updates={**look, BIAS: 0.1, "layers.1.w": 0.1}, lr=1e-3)
+    return stream
+
+
+@SCENARIOS.silent(ContractBroken)
 def frozen_step_by_step() -> Stream:
     """A tensor's later life is not the lock's business: it is compared as it was first seen."""
     stream = Stream(MODEL, contract=under(lock()))
