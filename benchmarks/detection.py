@@ -6,12 +6,15 @@ healthy runs that tempt a monitor; further ones are in tests/incidents/further) 
 folder; the monitor's engine then judges the frames.
 
     python benchmarks/detection.py [--budget none|default|SHARE] [--case 01 --case h04] [--corpus FOLDER] [--json]
-        [--write-docs] [--accept]
+        [--write-docs] [--accept] [--reference]
 
 A hit is a finding above info, at or after the step at which the fault sets in, by a detector that fits the fault's
 family (FITS). Before that step, or in a healthy run, a finding above info is a false alarm. Two numbers are given for
 each hit: how far the finding's first wrong step lies from the onset, and how many steps later it was told: detectors
 that need several looks name an earlier step than the one at which they speak.
+
+With `--reference` each faulty twin is judged with the healthy twin as its reference, and each healthy run with a second
+run of itself: then differs-from-reference fits every family.
 
 Exit status 1 if the totals are worse than the accepted ones in detection.json; `--accept` writes those.
 """
@@ -39,9 +42,10 @@ from typing import Any
 from trainvitals_monitor.detectors import Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity
-from trainvitals_monitor.history import View
+from trainvitals_monitor.history import Reference, View
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.overrides import Tuning
+from trainvitals_monitor.recording import reference_from
 from trainvitals_monitor.replay import replay
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +104,10 @@ FITS: dict[str, tuple[str, ...]] = {
 Which detectors fit a fault of which family: the one table, of the names that detectors have or are to have (the design's
 catalogue). A family that is not in it is answered by any detector.
 """
+
+
+ANY = "differs-from-reference"
+"""Fits every family: it says where a run parts from a good one, whatever the reason."""
 
 
 @dataclass(frozen=True)
@@ -221,18 +229,23 @@ def _literal(node: ast.expr) -> Any:
 # -- one case ----------------------------------------------------------------------------------------------------------
 
 
-def judge(case: Case, corpus: Path, budget: str) -> Result:
-    """Both twins of a case (a healthy run has one), trained and judged."""
+def judge(case: Case, corpus: Path, budget: str, with_reference: bool = False) -> Result:
+    """Both twins of a case (a healthy run has one), trained and judged; the reference is one more healthy run."""
     result = Result(case)
-    for twin in ("healthy",) if case.is_healthy else ("faulty", "healthy"):
-        with tempfile.TemporaryDirectory(prefix="detection-") as folder:
-            errors = train(case, twin, Path(folder), corpus, budget)
-            result.errors += [f"{twin}: {error}" for error in errors]
-            told = listen(Path(folder)) if any(Path(folder).rglob("*.safetensors")) else []
-        if twin == "healthy":
-            result.alarms = told
-        else:
-            sort_out(result, told)
+    with tempfile.TemporaryDirectory(prefix="detection-") as good:
+        if with_reference:
+            result.errors += train(case, "healthy", Path(good), corpus, budget)
+        reference = reference_from(Path(good)) if with_reference and not result.errors else None
+        for twin in ("healthy",) if case.is_healthy else ("faulty", "healthy"):
+            with tempfile.TemporaryDirectory(prefix="detection-") as folder:
+                errors = train(case, twin, Path(folder), corpus, budget)
+                result.errors += [f"{twin}: {error}" for error in errors]
+                written = any(Path(folder).rglob("*.safetensors"))
+                told = listen(Path(folder), reference) if written else []
+            if twin == "healthy":
+                result.alarms = told
+            else:
+                sort_out(result, told)
     return result
 
 
@@ -272,10 +285,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **own, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 
 
-def listen(folder: Path) -> list[Told]:
+def listen(folder: Path, reference: Reference | None = None) -> list[Told]:
     """What the engine says above info about the frames, as it was told."""
     told = []
-    for engine in replay(folder, make=Listener):
+    for engine in replay(folder, make=Listener, reference=reference):
         assert isinstance(engine, Listener)
         assert not engine.detector_failures, engine.last_failure
         told += [
@@ -299,7 +312,7 @@ def sort_out(result: Result, told: Iterable[Told]) -> None:
     for one in told:
         if one.first_step < result.case.earliest:
             result.early.append(one)
-        elif result.hit is None and (fits is None or one.detector in fits):
+        elif result.hit is None and (fits is None or one.detector in (*fits, ANY)):
             result.hit = one
         else:
             result.others.append(one)
@@ -419,19 +432,21 @@ def main() -> int:
     accepted = json.loads(ACCEPTED.read_text()) if ACCEPTED.exists() else {}
     is_whole = arguments.corpus == CORPUS and not arguments.case
     parts, output, complaints = [], {}, []
-    for budget in arguments.budget or ["none"]:
-        results = run_all(cases, arguments.corpus, budget, arguments.workers)
+    plain = arguments.budget or ([] if arguments.reference else ["none"])
+    for budget, beside in [(one, False) for one in plain] + [("none", True)] * arguments.reference:
+        results = run_all(cases, arguments.corpus, budget, arguments.workers, beside)
         now = totals(results)
-        part = f"{table(results)}\n\n{verdict(now, budget)}"
+        name = f"{budget}, with a reference" if beside else budget
+        part = f"{table(results)}\n\n{verdict(now, name)}"
         parts.append(part)
-        output[budget] = {"totals": now, "results": [asdict(result) for result in results]}
-        shown = f"\n{verdict(now, budget)}" if arguments.json else part + "\n"
+        output[name] = {"totals": now, "results": [asdict(result) for result in results]}
+        shown = f"\n{verdict(now, name)}" if arguments.json else part + "\n"
         print(shown, file=_out(arguments), flush=True)
         if is_whole and arguments.accept:
-            accepted[budget] = now
+            accepted[name] = now
         elif is_whole:
-            complaints += [f"{budget}: {text}" for text in worse(now, accepted.get(budget, {}))]
-        complaints += [f"{budget}: {r.case.name} {e}" for r in results for e in r.errors]
+            complaints += [f"{name}: {text}" for text in worse(now, accepted.get(name, {}))]
+        complaints += [f"{name}: {r.case.name} {e}" for r in results for e in r.errors]
     if arguments.json:
         print(json.dumps(output, indent=1))
     if is_whole and arguments.accept:
@@ -443,14 +458,16 @@ def main() -> int:
     return 1 if complaints else 0
 
 
-def run_all(cases: Sequence[Case], corpus: Path, budget: str, workers: int) -> list[Result]:
+def run_all(
+    cases: Sequence[Case], corpus: Path, budget: str, workers: int, with_reference: bool = False
+) -> list[Result]:
     """Some cases at a time; progress on stderr."""
     start = time.monotonic()
     done = 0
 
     def one(case: Case) -> Result:
         nonlocal done
-        result = judge(case, corpus, budget)
+        result = judge(case, corpus, budget, with_reference)
         done += 1
         said = result.hit.detector if result.hit else "silent" if case.is_healthy else "missed"
         loud = f", {len(result.alarms) + len(result.early)} false alarms" * bool(
@@ -484,6 +501,11 @@ def _arguments() -> argparse.Namespace:
         type=lambda given: Path(given).resolve(),
         default=CORPUS,
         help="another corpus, same interface: tests/incidents/further is one",
+    )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="also judge at budget none beside a run of the healthy twin",
     )
     parser.add_argument("--workers", type=int, default=2, help="cases at a time")
     parser.add_argument("--json", action="store_true", help="everything that was said, as JSON")

@@ -99,7 +99,8 @@ class ModesSeen:
 
     `modules`, `evaluating`: modules that own tensors, and those of them in eval mode. `dropouts`: modules that drop
     something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384); `untracked`: those of batch
-    norms that have been told not to track running statistics.
+    norms that have been told not to track running statistics. `dropout_rates`: of the modules that drop out, as often as
+    they occur (at most 256), ascending.
     """
 
     kind: Literal["modes"] = "modes"
@@ -113,6 +114,7 @@ class ModesSeen:
     batch_norms_evaluating: int = 0
     tensors: list[int] = field(default_factory=list)
     untracked: list[int] = field(default_factory=list)
+    dropout_rates: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

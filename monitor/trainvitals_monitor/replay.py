@@ -18,6 +18,7 @@ from trainvitals_monitor.detectors.detector import Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.header import validate_header
+from trainvitals_monitor.history import Reference
 from trainvitals_monitor.history.rank import Tables
 from trainvitals_monitor.overrides import Tuning
 
@@ -29,9 +30,11 @@ def replay(
     detectors: Sequence[type[Detector]] = DETECTORS,
     tuning: Tuning | None = None,
     make: Callable[[str, Sequence[type[Detector]], Tuning | None], Engine] = Engine,
+    reference: Reference | None = None,
 ) -> list[Engine]:
     """
     One engine per run in the folder, by name, each with all its frames judged; `make` makes it (of another class).
+    `reference`: a good run that each is compared with.
 
     Raises BadFrame, which names the file, when a file is no frame or contradicts another, and when there is none.
     """
@@ -44,7 +47,11 @@ def replay(
     engines: dict[str, Engine] = {}
     for path in _in_order(files):
         header, tables = _read(path)
-        engine = engines.setdefault(header.run, make(header.run, detectors, tuning))
+        if header.run not in engines:
+            engines[header.run] = make(header.run, detectors, tuning)
+            if reference is not None:
+                engines[header.run].history.compare_with(reference)
+        engine = engines[header.run]
         try:
             engine.ingest(header, tables)
         except BadFrame as error:

@@ -102,6 +102,34 @@ def _story(finding: Mapping[str, Any], num_following: int) -> Text:
     return Text("\n").join(part for part in parts if part)
 
 
+def partings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a finding of differs-from-reference: when, in what, which tensors, by how much."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("step", "in what", "tensors", "here", "there", "how sure"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        row = finding["evidence"][0] if finding["evidence"] else {}
+        names = [plain(name) for name in finding["subjects"][:_SHOWN_SUBJECTS]]
+        more = len(finding["subjects"]) - len(names)
+        shown = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        table.add_row(
+            str(finding["first_step"]),
+            Text(plain(row.get("kind", ""))),
+            Text(shown or "the run"),
+            Text(plain(_told(row.get("value", row.get("ratio"))))),
+            Text(plain(_told(row.get("expected", 1)))),
+            Text(
+                f"{finding['severity']}, {plain(row.get('mode', ''))}",
+                style=_STYLE[finding["severity"]],
+            ),
+        )
+    return table
+
+
+def _told(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def runs_table(runs: Iterable[Mapping[str, Any]]) -> Table:
     """One row a run: how far it is and what is open."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

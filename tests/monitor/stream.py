@@ -49,6 +49,7 @@ from trainvitals.frame import (
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding
 from trainvitals_monitor.header import validate_header
+from trainvitals_monitor.recording import Recorder
 
 PerTensor = Mapping[str, Any]
 NUMEL = 64
@@ -111,6 +112,8 @@ class Stream:
         self.world_size = world_size
         self.contract = contract or Contract()
         self.frames: list[bytes] = []
+        self.reference: Stream | None = None
+        """The good run that this one is to be compared with."""
         self.attempt_number = 0
         self._scalars: list[str] = []
         self._begin(tensors, by_rank or {}, base_step, step_offset)
@@ -374,6 +377,12 @@ class Stream:
         """An engine that has been given every frame so far, and has judged all of it."""
         self.flush()
         engine = Engine(self.run) if detectors is None else Engine(self.run, detectors=detectors)
+        if self.reference is not None:
+            self.reference.flush()
+            recorder = Recorder(self.reference.run)
+            feed(recorder, self.reference.frames)
+            recorder.finish()
+            engine.history.compare_with(recorder.reference)
         feed(engine, self.frames)
         engine.finish()
         return engine

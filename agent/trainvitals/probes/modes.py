@@ -22,6 +22,7 @@ SETTLED_STEPS = 4
 MODULES_A_STEP = 64
 """Larger models are looked at once in so many steps that this many modules a step are, on average."""
 MAX_TENSORS = 16_384
+MAX_RATES = 256
 
 BoolArray = npt.NDArray[np.bool_]
 Home = Callable[[], nn.Module | None]
@@ -151,6 +152,7 @@ class _Modules:
             batch_norms=len(self._norms),
             batch_norms_evaluating=int(self._evaluating[self._norms].sum()),
             tensors=evaluating[:MAX_TENSORS].tolist(),
+            dropout_rates=_rates(self._dropouts),
             untracked=np.flatnonzero(self._untracked[self._owner_of])[:MAX_TENSORS].tolist(),
         )
 
@@ -167,3 +169,10 @@ def _drops_out(module: nn.Module) -> bool:
     if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
         return module.dropout > 0
     return False
+
+
+def _rates(homes: list[Home]) -> list[float]:
+    """The rates of modules that drop out; those of recurrent and attention modules are `dropout`."""
+    modules = (home() for home in homes[:MAX_RATES])
+    rates = (getattr(module, "p", getattr(module, "dropout", None)) for module in modules)
+    return sorted(float(rate) for rate in rates if isinstance(rate, (int, float)))

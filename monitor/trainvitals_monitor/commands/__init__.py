@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from trainvitals_monitor.commands.check import check
+from trainvitals_monitor.commands.compare import compare
 from trainvitals_monitor.commands.contract import contract
 from trainvitals_monitor.commands.demo import demo
 from trainvitals_monitor.commands.doctor import doctor
@@ -21,6 +22,7 @@ COMMANDS: tuple[click.Command, ...] = (
     check,
     contract,
     replay,
+    compare,
     runs,
     findings,
     doctor,

@@ -28,9 +28,15 @@ from trainvitals_monitor.tables import (
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Frames of a good run to compare with.",
+)
 @thresholds_option
 @json_option
-def replay(folder: Path, *, thresholds: str | None, as_json: bool) -> int:
+def replay(folder: Path, *, reference: Path | None, thresholds: str | None, as_json: bool) -> int:
     """
     Judge the frames in FOLDER (of `attach(monitor=FOLDER)`) as the monitor would have, live.
 
@@ -41,13 +47,16 @@ def replay(folder: Path, *, thresholds: str | None, as_json: bool) -> int:
     Examples:
       trainvitals replay trainvitals-frames
       trainvitals replay trainvitals-frames --json > findings.json
+      trainvitals replay frames-of-today --reference frames-of-a-good-run
     """
     # Imported here: detectors and numpy take a moment, which `trainvitals --help` need not wait for.
+    from trainvitals_monitor.recording import reference_from
     from trainvitals_monitor.replay import findings_json
     from trainvitals_monitor.replay import replay as judge
 
     try:
-        engines = judge(folder, tuning=tuning(thresholds))
+        known = None if reference is None else reference_from(reference)
+        engines = judge(folder, tuning=tuning(thresholds), reference=known)
     except BadFrame as error:
         raise BadInput(plain(error)) from error
     found = findings_json(engines)

@@ -13,6 +13,7 @@ from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeys
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
+from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
@@ -80,6 +81,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     NormCollapse,
     LossNonFinite,
     LossAtChance,
+    DiffersFromReference,
 )
 
 __all__ = ["DETECTORS", "Alert", "Claim", "Detector", "Threshold"]

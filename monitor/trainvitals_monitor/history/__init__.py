@@ -12,12 +12,16 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     digests.py      what tensors held, at a few steps
     checkpoints.py  the manifests of saves and loads, ranks merged
     previous.py     what an attempt leaves to the next: left.py gathers it, traces.py is its state by name
+    reference.py    what is kept of a run that others are compared with
+    comparison.py   a run beside its reference
     view.py         one judged step, as detectors see it
 """
 
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.history.comparison import Comparison, Differences
 from trainvitals_monitor.history.previous import Previous
+from trainvitals_monitor.history.reference import Reference
 from trainvitals_monitor.history.run import RunHistory
 from trainvitals_monitor.history.tensors import TensorTable
 from trainvitals_monitor.history.view import EventAt, View
@@ -25,8 +29,11 @@ from trainvitals_monitor.history.view import EventAt, View
 __all__ = [
     "AttemptHistory",
     "Checkpoint",
+    "Comparison",
+    "Differences",
     "EventAt",
     "Previous",
+    "Reference",
     "RunHistory",
     "TensorTable",
     "View",

@@ -26,6 +26,7 @@ from trainvitals.frame import (
 from trainvitals_monitor.header import MAX_TENSORS, RunConflict, contract_of
 from trainvitals_monitor.history.beginning import Beginning
 from trainvitals_monitor.history.checkpoints import Checkpoints
+from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.digests import Digests
 from trainvitals_monitor.history.held import Held
 from trainvitals_monitor.history.merge import Parts
@@ -74,6 +75,8 @@ class AttemptHistory:
         self.event_counts: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.previous: Previous | None = None
+        self.comparison: Comparison | None = None
+        """The run beside its reference; None where it has none."""
         self.ranks: dict[int, Rank] = {}
         self._waiting = Waiting(header.world_size)
         self._rows = Pending()
@@ -285,7 +288,10 @@ class AttemptHistory:
                 self._cache.clear()
             news.append(EventAt(item.rank, event))
         self.events.extend(news)
-        return View(self, news, self.checkpoints.present(self.parts), late)
+        view = View(self, news, self.checkpoints.present(self.parts), late)
+        if self.comparison is not None:
+            self.comparison.take(view)
+        return view
 
     @property
     def parts(self) -> Parts | None:

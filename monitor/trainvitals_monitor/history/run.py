@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from trainvitals.frame import Header
 from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.left import left_by
 from trainvitals_monitor.history.rank import Tables
+from trainvitals_monitor.history.reference import Reference
 
 KEPT_ATTEMPTS = 2
 """Attempts whose windows are kept in memory: the latest ones."""
@@ -21,6 +23,11 @@ class RunHistory:
         self._attempts: dict[str, AttemptHistory] = {}
         self._gone: set[str] = set()
         self.attempts_seen = 0
+        self.comparison: Comparison | None = None
+
+    def compare_with(self, reference: Reference) -> None:
+        """Show views of this run what the reference had at the same step. Before the first frame."""
+        self.comparison = Comparison(reference)
 
     @property
     def attempts(self) -> list[AttemptHistory]:
@@ -53,6 +60,7 @@ class RunHistory:
         attempt = self._attempts.get(header.attempt)
         if attempt is None:
             attempt = self._attempts[header.attempt] = AttemptHistory(header)
+            attempt.comparison = self.comparison
             self.attempts_seen += 1
         return attempt if attempt.ingest(header, tables) else None
 

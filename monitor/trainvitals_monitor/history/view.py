@@ -20,6 +20,7 @@ from trainvitals.contract import Contract
 from trainvitals.facts import SERIES_TABLE
 from trainvitals.frame import OptimizersSeen
 from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.held import Rates
 from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
@@ -184,6 +185,11 @@ class View:
     def first_digests_step(self) -> int | None:
         """The step of `first_digests`."""
         return self._attempt.digests.first_step
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The run beside the good one that it is to be compared with, up to this step; None: it has no reference."""
+        return self._attempt.comparison
 
     @property
     def ignored(self) -> BoolArray:

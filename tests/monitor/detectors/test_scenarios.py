@@ -22,6 +22,7 @@ from tests.monitor.detectors import (
     number_scenarios,
     optimizer_scenarios,
     rate_scenarios,
+    reference_scenarios,
     resume_scenarios,
     step_scenarios,
     zero_scenarios,
@@ -47,6 +48,7 @@ FILES = (
     step_scenarios,
     zero_scenarios,
     resume_scenarios,
+    reference_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]

@@ -1,0 +1,67 @@
+"""
+A run beside its reference, told as a whole: how they could be compared, and where they first part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainvitals.errors import BadFrame
+from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference, mode_of
+from trainvitals_monitor.history import Comparison
+from trainvitals_monitor.recording import reference_from
+from trainvitals_monitor.replay import findings_json, replay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """
+    `mode`: "bit-exact", "close" or "statistical", as the steps before the first parting (else all) could be compared;
+    "nothing" if there was nothing to compare. `findings` are of differs-from-reference alone, first first.
+    """
+
+    run: str
+    reference: str
+    mode: str
+    steps: int
+    equal_steps: int
+    largest_difference: float
+    findings: list[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `compare --json` prints."""
+        return {**vars(self)}
+
+
+def compare(run: Path, reference: Path) -> Compared:
+    """
+    Two folders of frames, of one run each.
+
+    Raises BadFrame when a folder has no frames, a broken one, or several runs.
+    """
+    known = reference_from(reference)
+    engines = replay(run, (DiffersFromReference,), reference=known)
+    if len(engines) != 1:
+        names = ", ".join(repr(engine.run) for engine in engines)
+        raise BadFrame(f"several runs in {run}: {names}; give the folder of one")
+    (engine,) = engines
+    comparison = engine.history.comparison or Comparison(known)
+    steps = max(comparison.num_steps - 1, 0)
+    mode = "nothing" if not steps else mode_of(comparison.largest)
+    found = sorted(findings_json([engine]), key=lambda one: int(one["first_step"]))
+    parted = next((row["mode"] for one in found for row in one["evidence"] if _is_mode(row)), mode)
+    return Compared(
+        run=engine.run,
+        reference=comparison.reference.run,
+        mode=str(parted),
+        steps=steps,
+        equal_steps=max(comparison.num_equal - 1, 0),
+        largest_difference=comparison.largest if steps else 0.0,
+        findings=found,
+    )
+
+
+def _is_mode(row: dict[str, Any]) -> bool:
+    return row.get("mode") in ("bit-exact", "close")

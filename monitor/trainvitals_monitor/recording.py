@@ -1,0 +1,49 @@
+"""
+Making a reference of a run: its frames through an engine that judges nothing and takes down what it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainvitals.errors import BadFrame
+from trainvitals_monitor.detectors.detector import Detector
+from trainvitals_monitor.engine import Engine
+from trainvitals_monitor.history import Reference, View
+from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.overrides import Tuning
+from trainvitals_monitor.replay import replay
+
+
+class Recorder(Engine):
+    """An engine that fills `reference` with what the run shows."""
+
+    def __init__(
+        self, run: str, detectors: Sequence[type[Detector]] = (), tuning: Tuning | None = None
+    ) -> None:
+        super().__init__(run, detectors, tuning)
+        self.reference = Reference(run)
+
+    def _look(self, attempt: AttemptHistory, view: View) -> None:
+        super()._look(attempt, view)
+        self.reference.take(view)
+
+
+def reference_from(folder: Path, run: str = "") -> Reference:
+    """
+    The run in a folder of frames; `run` says which, where there are several.
+
+    Raises BadFrame when there are no frames, a broken one, no such run, or several and none was named.
+    """
+    engines = replay(folder, (), make=Recorder)
+    found = [
+        engine.reference
+        for engine in engines
+        if isinstance(engine, Recorder) and (not run or engine.run == run)
+    ]
+    if len(found) != 1:
+        names = ", ".join(repr(engine.run) for engine in engines)
+        asked = f"no run {run!r}" if run else "several runs"
+        raise BadFrame(f"{asked} in {folder}, which has {names}: one is needed to compare with")
+    return found[0]
