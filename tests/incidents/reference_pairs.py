@@ -16,7 +16,7 @@ from tests.incidents.healthy_runs.run import Run, blobs, generator
 VOCABULARY = 24
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Trainer:
     """
     One script with its settings; `META` and `build` are those of a case.
@@ -77,7 +77,7 @@ class Trainer:
 
 def _nudge(parameter: torch.Tensor) -> None:
     up = torch.rand(parameter.shape, generator=generator(5)) < 0.5
-    moved = torch.nextafter(parameter.float(), torch.tensor(torch.inf)).to(parameter.dtype)
+    moved = torch.nextafter(parameter, torch.tensor(torch.inf, dtype=parameter.dtype))
     parameter.copy_(torch.where(up, moved, parameter))
 
 
