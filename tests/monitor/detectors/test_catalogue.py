@@ -20,6 +20,7 @@ SECTIONS = ("Detects", "Why it matters", "Known causes", "Fix", "Misses")
 FAMILIES = {"identity", "movement", "coverage", "numbers", "gradients", "moe", "lora", "loss"} | {
     "optimizer",
     "modes",
+    "compare",
     "checkpoint",
 }
 FACTS = {column.name for table in TABLES for column in table.columns} | {
