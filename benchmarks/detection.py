@@ -74,7 +74,7 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "divergence": ("replica-divergence",),
     "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck"),
-    "ema": ("buffer-stuck", "batch-norm-frozen", "resume-discontinuity"),
+    "ema": ("buffer-stuck", "batch-norm-frozen", "average-stuck", "resume-discontinuity"),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),
     "identity": ("slot-replaced", "checkpoint-stale", "tensor-unregistered"),

@@ -4,6 +4,7 @@ Small trainers whose parameters begin wrong, are decayed wrongly or do not follo
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -112,3 +113,47 @@ def memory_as_it_was(healthy: bool) -> Run:
             model.get_parameter("0.weight").copy_(bits.view(torch.float32))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     return Run(model, optimizer, lambda i: _trained(model, i, optimizer))
+
+
+class _Copied(nn.Module):
+    """A network and a copy of it, in a dtype of its own, that nobody trains."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.online = perceptron(16, 32, 4)
+        self.slow = copy.deepcopy(self.online).requires_grad_(False).to(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.online(x)
+        return output
+
+
+@FAULTS.of("average-stuck", steps=60, onset=11, subject="slow.0.weight")
+def loaded_from_itself(healthy: bool) -> Run:
+    """A target that is to be loaded from the online network every twelve steps."""
+    model = _Copied()
+    optimizer = torch.optim.AdamW(model.online.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        loss = _trained(model, i, optimizer)
+        if i % 12 == 11:
+            model.slow.load_state_dict((model.online if healthy else model.slow).state_dict())
+        return loss
+
+    return Run(model, optimizer, step)
+
+
+@FAULTS.of("average-stuck", steps=60, onset=0, subject="slow.0.weight")
+def averaged_in_bfloat16(healthy: bool) -> Run:
+    """A decay of 0.995, in eight bits of mantissa."""
+    model = _Copied(torch.float32 if healthy else torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.online.parameters(), lr=1e-3)
+
+    def step(i: int) -> float:
+        loss = _trained(model, i, optimizer)
+        with torch.no_grad():
+            for mine, its in zip(model.slow.parameters(), model.online.parameters(), strict=True):
+                mine.lerp_(its.to(mine.dtype), 0.005)
+        return loss
+
+    return Run(model, optimizer, step)

@@ -7,6 +7,7 @@ when findings begin at the same step: what explains others comes first.
 
 from __future__ import annotations
 
+from trainvitals_monitor.detectors.average_stuck import AverageStuck
 from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
 from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
@@ -73,6 +74,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     EvalModeInTraining,
     BatchNormFrozen,
     BufferStuck,
+    AverageStuck,
     LoraAGrowth,
     LoraBStuck,
     ExpertBiasDrift,

@@ -169,3 +169,27 @@ def average_that_begins_late() -> Run:
         return loss
 
     return Run(nn.ModuleDict({"model": model, "ema": ema, "target": target}), optimizer, step)
+
+
+@RUNS.of(160)
+def copies_of_many_kinds() -> Run:
+    """An actor in bfloat16 copied at every step, a frozen teacher in bfloat16 that is loaded twice, a fast average."""
+    model = perceptron(16, 32, 4)
+    actor, teacher, fast = (copy.deepcopy(model).requires_grad_(False).bfloat16() for _ in range(3))
+    kept = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        loss = update(optimizer, functional.cross_entropy(model(values), labels))
+        with torch.no_grad():
+            for mine, its in zip(actor.parameters(), model.parameters(), strict=True):
+                mine.copy_(its)
+            for mine, its in zip(fast.parameters(), model.parameters(), strict=True):
+                mine.lerp_(its.bfloat16(), 0.5)
+        if i in (40, 80):
+            teacher.load_state_dict(kept)
+        return loss
+
+    parts = {"model": model, "actor": actor, "teacher": teacher, "fast": fast}
+    return Run(nn.ModuleDict(parts), optimizer, step)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.monitor.detectors import (
     adapter_scenarios,
+    average_scenarios,
     beginning_scenarios,
     checkpoint_scenarios,
     coverage_scenarios,
@@ -42,6 +43,7 @@ FILES = (
     number_scenarios,
     decay_scenarios,
     beginning_scenarios,
+    average_scenarios,
     optimizer_scenarios,
     checkpoint_scenarios,
     rate_scenarios,

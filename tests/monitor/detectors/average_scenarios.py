@@ -1,0 +1,70 @@
+"""
+Runs for average-stuck: copies of a trained network that are written to, or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.monitor.detectors.scenario import Scenarios
+from tests.monitor.stream import Stream, tensor
+from trainvitals_monitor.detectors.average_stuck import AverageStuck
+from trainvitals_monitor.findings import Severity
+
+SCENARIOS = Scenarios()
+ONLINE = ["online.0.weight", "online.0.bias"]
+SLOW = ["slow.0.weight", "slow.0.bias"]
+
+
+def _copied(
+    update: Any, *, dtype: str = "float32", loads: tuple[int, ...] = (), source: float = 0.1
+) -> Stream:
+    """The copy's update at each step, and the steps after which it is loaded."""
+    copies = [tensor(name, dtype=dtype, trainable=False) for name in SLOW]
+    stream = Stream([*ONLINE, *copies])
+    stream.optimizers([ONLINE])
+    for step in range(1, 61):
+        stream.step(
+            values={"*": 1.0},
+            updates={**dict.fromkeys(ONLINE, source), **dict.fromkeys(SLOW, update)},
+            lr=1e-3,
+        )
+        if step in loads:
+            stream.checkpoint("load", keys=SLOW)
+    return stream
+
+
+@SCENARIOS.fires(AverageStuck, Severity.WARNING, subject=SLOW[0], first_step=10, says="3 times")
+def loads_that_change_nothing() -> Stream:
+    """It is loaded from itself."""
+    return _copied(0.0, loads=(10, 20, 30))
+
+
+@SCENARIOS.fires(AverageStuck, Severity.WARNING, subject=SLOW[0], first_step=1, says="bfloat16")
+def an_average_that_is_rounded_away() -> Stream:
+    """One element in twenty changes, where all of the source's do."""
+    return _copied({"update_norm": 0.005, "changed": 3, "lost": 0}, dtype="bfloat16")
+
+
+@SCENARIOS.silent(AverageStuck)
+def a_frozen_teacher() -> Stream:
+    """In bfloat16; loaded once, late."""
+    return _copied(0.0, dtype="bfloat16", loads=(10,))
+
+
+@SCENARIOS.silent(AverageStuck)
+def loads_before_anything_moved() -> Stream:
+    """The source has not moved either."""
+    return _copied(0.0, loads=(10, 20, 30), source=0.0)
+
+
+@SCENARIOS.silent(AverageStuck)
+def a_copy_that_is_rounded_anew() -> Stream:
+    """Few elements change, each by an ulp."""
+    return _copied({"update_norm": 0.2, "changed": 3, "lost": 0}, dtype="bfloat16")
+
+
+@SCENARIOS.silent(AverageStuck)
+def an_average_that_keeps_up() -> Stream:
+    """In bfloat16, with a decay of a half."""
+    return _copied({"update_norm": 0.1, "changed": 50, "lost": 0}, dtype="bfloat16")
