@@ -15,6 +15,7 @@ import trainvitals
 COMMANDS = (
     ("run", "run an unchanged training script with the agent attached"),
     ("check", "run a script for some steps, and list what is silently wrong with it"),
+    ("contract", "write the lock file of a healthy run's training state"),
     ("demo", "see a real bug being found, in two minutes"),
     ("serve", "start a monitor, which takes facts from running trainers"),
     ("runs", "list the runs that a monitor has seen"),

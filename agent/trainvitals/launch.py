@@ -130,6 +130,8 @@ def _check_environment() -> None:
     settings = resolve({})
     if settings.contract:
         read_contract(settings.contract)
+        # The script may change its folder before it attaches.
+        os.environ[SETTING_BY_NAME["contract"].environment] = os.path.abspath(settings.contract)
     if not settings.to_folder:
         MonitorLink(settings)
 

@@ -65,8 +65,14 @@ EXPLAINS: Mapping[str, Effects] = {
         ("contract-broken", "optimizer-state-low-precision", *_LOST, "non-finite")
     ),
     "contract-broken": Effects(("optimizer-state-low-precision", *_LOST)),
-    "resume-not-applied": Effects(("optimizer-state-reset", *_BLOWN_UP), spreads=True),
+    "resume-not-applied": Effects(
+        ("resume-discontinuity", "moments-permuted", "optimizer-state-reset", *_BLOWN_UP),
+        spreads=True,
+    ),
+    "resume-discontinuity": Effects(_BLOWN_UP, spreads=True),
+    "moments-permuted": Effects(_BLOWN_UP, spreads=True),
     "optimizer-state-reset": Effects(_BLOWN_UP, spreads=True),
+    "steps-skipped": Effects(("parameter-stuck", "lora-b-stuck"), spreads=True),
     "optimizer-holds-dead-parameter": Effects(("parameter-not-in-optimizer", *_UNTRAINED)),
     "parameter-not-in-optimizer": Effects((*_UNTRAINED, "gradient-not-cleared")),
     "wrong-from-initialisation": Effects((*_BLOWN_UP, *_UNTRAINED, "units-alike"), spreads=True),
@@ -86,7 +92,14 @@ EXPLAINS: Mapping[str, Effects] = {
     "lora-a-growth": Effects(_BLOWN_UP, spreads=True),
     "expert-bias-drift": Effects(_BLOWN_UP, spreads=True),
     "non-finite": Effects(
-        (*_BLOWN_UP, *_LOST, "gradient-clipped-away", "lora-b-stuck", "batch-norm-frozen"),
+        (
+            *_BLOWN_UP,
+            *_LOST,
+            "steps-skipped",
+            "gradient-clipped-away",
+            "lora-b-stuck",
+            "batch-norm-frozen",
+        ),
         spreads=True,
     ),
     "norm-explosion": Effects(_BLOWN_UP, spreads=True),
@@ -95,6 +108,11 @@ EXPLAINS: Mapping[str, Effects] = {
 """By detector. Causes that only come true in a later attempt (a stale checkpoint) are findings of their own there."""
 
 _PLACE = {detector.name: place for place, detector in enumerate(DETECTORS)}
+_CAUSES: Mapping[str, list[str]] = {
+    effect: [name for name, effects in EXPLAINS.items() if effect in effects.on]
+    for effects in EXPLAINS.values()
+    for effect in effects.on
+}
 _FOR_GOOD = frozenset(one.name for one in DETECTORS if one.resolve_after is None)
 
 
@@ -118,22 +136,21 @@ class Fault:
 
 def direct_causes(faults: Iterable[Fault]) -> dict[str, str]:
     """Per finding that another one explains: its id and that one's."""
-    ordered = sorted(faults, key=lambda fault: fault.order)
     found: dict[str, str] = {}
-    for number, fault in enumerate(ordered):
-        cause = next((one for one in ordered[:number] if _explains(one, fault)), None)
-        if cause is not None:
-            found[fault.id] = cause.id
+    earlier: dict[tuple[str, str], list[Fault]] = {}
+    for fault in sorted(faults, key=lambda fault: fault.order):
+        known = (earlier.get((fault.attempt, name), ()) for name in _CAUSES.get(fault.detector, ()))
+        causes = [one for same in known for one in same if _explains(one, fault)]
+        if causes:
+            found[fault.id] = min(causes, key=lambda one: one.order).id
+        if fault.severity is not Severity.INFO:
+            earlier.setdefault((fault.attempt, fault.detector), []).append(fault)
     return found
 
 
 def _explains(cause: Fault, fault: Fault) -> bool:
-    """Whether it does, given that it came first."""
-    effects = EXPLAINS.get(cause.detector)
-    if effects is None or fault.detector not in effects.on or cause.attempt != fault.attempt:
-        return False
-    if cause.severity is Severity.INFO:
-        return False
+    """Whether it does, given that it came first in the same attempt, is above info, and may."""
+    effects = EXPLAINS[cause.detector]
     far = fault.first_step > cause.last_step + REACH_STEPS
     if far and (effects.spreads or cause.detector not in _FOR_GOOD):
         return False

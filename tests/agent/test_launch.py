@@ -416,6 +416,7 @@ def test_torchrun_starts_it_on_every_rank(tmp_path: Path) -> None:
         (["--steps", "-1", "x.py"], "--steps"),
         (["--monitor", "ftp://x", "x.py"], "monitor"),
         (["--monitor", "http://x:1", "--token-file", "/none", "x.py"], "token_file"),
+        (["--contract", "/none.toml", "x.py"], "contract '/none.toml' can't be read"),
         ([], "SCRIPT is missing"),
         (["-m"], "MODULE is missing"),
     ],
@@ -433,6 +434,20 @@ def test_asked_wrongly_is_said_before_anything_runs(
         status = int(end.code or 0)
     assert status == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_contract_is_found_from_another_folder(tmp_path: Path) -> None:
+    """The script changes its folder before the first step; the file is the one that was meant at the start."""
+    (tmp_path / "c.toml").write_text("total_steps = 3")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "x.py").write_text(f"import os\nos.chdir('elsewhere')\n{TRAIN}\ntrain(3)")
+    folder = str(tmp_path / "frames")
+    done = python(
+        tmp_path, "-m", "trainvitals", "run", "--contract", "c.toml", "--monitor", folder, "x.py"
+    )
+    assert done.returncode == 0, done.stderr
+    contracts = [header["contract"] for header, _ in frames(tmp_path)]
+    assert contracts[0] == {"total_steps": 3}
 
 
 @pytest.mark.parametrize("words", [["none.py"], ["-m", "no_such_module"]])
