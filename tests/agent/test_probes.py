@@ -56,12 +56,8 @@ def norm(tensor: torch.Tensor) -> float:
 def test_every_probe_is_listed() -> None:
     """A probe's file that is missing in PROBES would never run. `Checkpoints` is made by the agent itself."""
     folder = Path(trainvitals.probes.__file__).parent
-    files = {path.stem for path in folder.glob("*.py")} - {
-        "__init__",
-        "probe",
-        "loss",
-        "checkpoint",
-    }
+    parts = [*folder.glob("*.py"), *(path.parent for path in folder.glob("*/__init__.py"))]
+    files = {path.stem for path in parts} - {"__init__", "probe", "loss", "checkpoint"}
     assert files == {probe.__module__.rsplit(".", 1)[1] for probe in PROBES}
     assert all(issubclass(probe, Probe) and probe.name for probe in PROBES)
 

@@ -16,7 +16,8 @@ engine judge them; nothing is mocked::
 What can be given per tensor, everywhere: a mapping from FQN ("*": all not named) to a number or to columns. A tensor
 that is not named was not looked at. Numbers are short for: values -> norm; updates -> update_norm, all elements
 changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms; kept -> writes;
-digests -> the digest; rows -> rows_alike; begun -> the root mean square. Columns override these: `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
+balancing -> follows; digests -> the digest; rows -> rows_alike; begun -> the root mean square. Columns override these:
+`updates={"w": {"update_norm": 0.1, "changed": 3}}`.
 """
 
 from __future__ import annotations
@@ -154,6 +155,9 @@ class Stream:
         counters: PerTensor | None = None,
         moments: PerTensor | None = None,
         kept: PerTensor | None = None,
+        routing: PerTensor | None = None,
+        feeding: PerTensor | None = None,
+        balancing: PerTensor | None = None,
         digests: PerTensor | None = None,
         rows: PerTensor | None = None,
         loss: float | None = None,
@@ -178,6 +182,9 @@ class Stream:
             "counters": counters,
             "moments": moments,
             "kept": kept,
+            "routing": routing,
+            "feeding": feeding,
+            "balancing": balancing,
             "digests": digests,
             "rows": rows,
         }
@@ -529,6 +536,9 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32}
         | {f"moment_sketch_{k}": number for k in range(facts.MOMENT_SKETCH_SIZE)},
         "kept": {"writes": number, "kept_dot": 1.0, "kept_before": 1.0, "kept_square": 1.0},
+        "routing": _EVEN_LOAD,
+        "feeding": {"stacked": 8, "fed": 8, "unfed": 0, "usual_feeds": 32.0},
+        "balancing": {"follows": number},
         "digests": {},
         "rows": {"rows_alike": number},
         "beginning": {
@@ -553,6 +563,14 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
     return {**row, **columns}
 
 
+_EVEN_LOAD = {
+    "experts": 8,
+    "chosen": 1,
+    "effective_experts": 8.0,
+    "recent_tokens": 32768.0,
+    "recent_effective": 8.0,
+    "unused": 0,
+}
 _DIGESTS = {column.name for column in facts.DIGESTS.columns}
 
 

@@ -11,6 +11,7 @@ Every table of tensors has two further columns, `tensor` (int32, the index in th
 from __future__ import annotations
 
 from trainvitals.facts.beginning import BEGINNING, ROWS
+from trainvitals.facts.routing import BALANCING, FEEDING, LOAD_LOOKS, ROUTING
 from trainvitals.facts.run import GROUPS, MANIFEST, SCALARS, STEPS
 from trainvitals.facts.state import (
     DIGEST_COLUMNS,
@@ -29,7 +30,19 @@ from trainvitals.facts.training import (
     MOMENTS,
 )
 
-_SERIES_TABLES = (VALUES, EXTREMES, UPDATES, GRADIENTS, COUNTERS, MOMENTS, KEPT, ROWS)
+_SERIES_TABLES = (
+    VALUES,
+    EXTREMES,
+    UPDATES,
+    GRADIENTS,
+    COUNTERS,
+    MOMENTS,
+    KEPT,
+    ROWS,
+    ROUTING,
+    FEEDING,
+    BALANCING,
+)
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
 TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS)
 TABLE_BY_NAME = {table.name: table for table in TABLES}
@@ -39,18 +52,22 @@ SERIES: tuple[Column, ...] = tuple(column for table in _SERIES_TABLES for column
 SERIES_TABLE = {column.name: table for table in _SERIES_TABLES for column in table.columns}
 
 __all__ = [
+    "BALANCING",
     "BEGINNING",
     "COUNTERS",
     "DIGESTS",
     "DIGEST_COLUMNS",
     "EXTREMES",
+    "FEEDING",
     "GRADIENTS",
     "GROUPS",
     "KEPT",
     "KEY_DTYPES",
+    "LOAD_LOOKS",
     "MANIFEST",
     "MOMENTS",
     "MOMENT_SKETCH_SIZE",
+    "ROUTING",
     "ROWS",
     "SCALARS",
     "SERIES",

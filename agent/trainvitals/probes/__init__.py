@@ -15,6 +15,7 @@ from trainvitals.probes.modes import Modes
 from trainvitals.probes.moments import Moments
 from trainvitals.probes.optimizers import Optimizers
 from trainvitals.probes.probe import Probe
+from trainvitals.probes.routing import Routing
 from trainvitals.probes.updates import Updates
 from trainvitals.probes.values import Sweeps, Values
 
@@ -26,6 +27,7 @@ PROBES: tuple[type[Probe], ...] = (
     Modes,
     Gradients,
     KeptGradients,
+    Routing,
     Values,
     Updates,
     Beginnings,

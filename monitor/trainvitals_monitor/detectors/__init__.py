@@ -18,6 +18,8 @@ from trainvitals_monitor.detectors.differs_from_reference import DiffersFromRefe
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
+from trainvitals_monitor.detectors.expert_dead import ExpertDead
+from trainvitals_monitor.detectors.expert_load_imbalance import ExpertLoadImbalance
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
@@ -39,6 +41,7 @@ from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNo
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
+from trainvitals_monitor.detectors.router_collapse import RouterCollapse
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
@@ -78,6 +81,9 @@ DETECTORS: tuple[type[Detector], ...] = (
     LoraAGrowth,
     LoraBStuck,
     ExpertBiasDrift,
+    RouterCollapse,
+    ExpertDead,
+    ExpertLoadImbalance,
     NonFinite,
     NormExplosion,
     NormCollapse,

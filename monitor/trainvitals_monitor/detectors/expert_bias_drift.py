@@ -18,9 +18,13 @@ from trainvitals_monitor.detectors.detector import (
     IntArray,
     Threshold,
 )
+from trainvitals_monitor.detectors.experts import past, used_share
 from trainvitals_monitor.detectors.stretch import look_back
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
+
+_RECOVERY = 1.02
+"""A load that has become more even by this much during the looks is being balanced."""
 
 
 class ExpertBiasDrift(Detector):
@@ -28,7 +32,8 @@ class ExpertBiasDrift(Detector):
     Detects:
         An expert bias whose smallest and largest element move together, the same way and by the same amount at every
         look (all experts are pushed alike); or whose spread is above the range of sigmoid scores and still widens at
-        every look (the bias no longer balances).
+        every look (the bias no longer balances); or that grows for the experts with many tokens and shrinks for those with
+        few, look after look, while the load is uneven and gets no more even (the sign is wrong).
 
     Why it matters:
         The bias exists to move tokens from busy experts to idle ones. Pushed all alike it does nothing but grow, until
@@ -43,15 +48,16 @@ class ExpertBiasDrift(Detector):
         the update.
 
     Misses:
-        Early on a bias moves by the update rate at every step, which is healthy; 64 looks are needed. A bias that is
-        added to raw logits may be wide by right: raise `spread` for it.
+        Early on a bias moves by the update rate at every step, which is healthy; 64 looks are needed, and 24 for a wrong
+        sign. A bias that is added to raw logits may be wide by right: raise `spread` for it. A wrong sign is only seen
+        where the load is: a token counter that is not zeroed before the step, or experts that get no gradient.
     """
 
     name = "expert-bias-drift"
     family = "moe"
     severity = Severity.WARNING
     summary = "An expert bias drifts one way without end."
-    reads = ("low", "high")
+    reads = ("low", "high", "follows", "effective_experts", "fed")
     alert = Alert(hold="5m", summary="An expert bias drifts one way without end")
     thresholds = (
         Threshold(
@@ -66,12 +72,32 @@ class ExpertBiasDrift(Detector):
             unit="difference of largest and smallest element",
             reason="sigmoid scores span 1: beyond it the bias alone decides",
         ),
+        Threshold(
+            name="follow_looks",
+            default=24,
+            unit="looks",
+            reason="of a bias that moves against the load, not one look in ten correlates with it",
+        ),
+        Threshold(
+            name="follows",
+            default=0.3,
+            unit="correlation of the bias's move with the load, mean",
+            reason="a bias that balances has -0.7 to -1",
+        ),
+        Threshold(
+            name="uneven",
+            default=0.9,
+            unit="effective experts over all experts",
+            reason="a bias that is subtracted moves with the load by right, and keeps it more even than this",
+        ),
     )
 
     def look(self, view: View) -> Iterable[Claim]:
         suspects = view.cached(
             "expert-bias", lambda: np.flatnonzero(view.tensors.mask(Role.EXPERT_BIAS))
         )
+        for tensor in suspects[view.seen("follows")[suspects]].tolist():
+            yield from self._follows_load(view, tensor)
         length = int(self.value("looks"))
         if not len(suspects) or view.step - view.base_step < length:
             return
@@ -87,6 +113,32 @@ class ExpertBiasDrift(Detector):
         evidence = (view, suspects, low, high)
         yield from _claim(*evidence, together, "all experts' elements of {fqn} moved alike")
         yield from _claim(*evidence, wide & ~together, "the elements of {fqn} ran apart")
+
+    def _follows_load(self, view: View, tensor: int) -> Iterable[Claim]:
+        """Whether it feeds the experts that have most."""
+        looks = int(self.value("follow_looks"))
+        steps, follows = past(view, "follows", tensor, looks)
+        if len(steps) < looks or follows.mean() < self.value("follows"):
+            return
+        used = used_share(view, tensor, looks)
+        third = len(used) // 3
+        if (follows > 0).mean() < 0.9 or not third or used[-third:].mean() > self.value("uneven"):
+            return
+        if used[-third:].mean() > _RECOVERY * used[:third].mean():
+            return
+        yield Claim(
+            tensors=np.array([tensor]),
+            message="{fqn} grows for the experts that have most tokens (correlation {follows:.2f} over {looks} looks), "
+            "and only {used:.0%} of the experts are in effect used.",
+            advice="Turn the sign of the update: the bias of an expert with more tokens than the mean must fall.",
+            evidence={
+                "follows": np.array([follows.mean()]),
+                "looks": np.array([looks]),
+                "used": used[-third:].mean(keepdims=True),
+            },
+            first_step=int(steps[0]),
+            key="sign",
+        )
 
     def _drifts_now(self, view: View, suspects: IntArray) -> BoolArray:
         """Whether the last two looks alone allow a drift: cheap, and False for nearly all."""

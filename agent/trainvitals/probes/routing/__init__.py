@@ -1,0 +1,13 @@
+"""
+Who gets the tokens in a mixture of experts.
+
+    routing.py   the probe
+    load.py      what a token counter says, whoever resets it when
+    feeding.py   which experts have a gradient
+"""
+
+from __future__ import annotations
+
+from trainvitals.probes.routing.routing import Routing
+
+__all__ = ["Routing"]
