@@ -18,31 +18,32 @@ META = dict(
     ],
     loss_visible=True,
 )
+PIXELS = 64  # the loss is a sum over them
 
 
 def build(healthy, rank=0, world_size=1):
     seed_all(144)
     model = MLP(16, 32, 4)
-    opt = sgd(model.parameters(), 0.002, momentum=0.9)
+    opt = sgd(model.parameters(), 0.002 / PIXELS, momentum=0.9)
     scaler = {"now": torch.amp.GradScaler("cpu")}
     skipped = []
 
     def step(i):
         if i % 10 == 0 and i and not healthy:
             scaler["now"] = torch.amp.GradScaler("cpu")
-        x, y = cls_batch(i, noise=1.0)
+        x, y = cls_batch(i, noise=2.0)
         with torch.autocast("cpu", torch.float16):
-            loss = F.cross_entropy(model(x).float(), y, reduction="sum")
+            loss = PIXELS * F.cross_entropy(model(x).float(), y, reduction="sum")
         opt.zero_grad()
         scaler["now"].scale(loss).backward()
         before = scaler["now"].get_scale()
         scaler["now"].step(opt)
         scaler["now"].update()
         skipped.append(scaler["now"].get_scale() < before)
-        return loss.item() / len(y)
+        return loss.item() / len(y) / PIXELS
 
     return Run(model, opt, step, extra={"skipped": skipped})
 
 
 def evidence(run):
-    return sum(run.extra["skipped"][10:]) > 10
+    return sum(run.extra["skipped"][10:]) > 25
