@@ -98,7 +98,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "schedule": ("learning-rate-zero",),
     "steps": ("steps-skipped",),
     "tied": ("tied-weights-broken", "slot-replaced"),
-    "vanishing": ("norm-collapse", "gradient-vanishing"),
+    "vanishing": ("norm-collapse", "gradient-vanishing", "gradient-zero"),
 }
 """
 Which detectors fit a fault of which family: the one table, of the names that detectors have or are to have (the design's

@@ -117,3 +117,52 @@ def warm_up_never_stepped(healthy: bool) -> Run:
 def decay_without_a_bound(healthy: bool) -> Run:
     """A linear decay over 30 steps goes on below zero; the twin's is over 60."""
     return _scheduled(lambda i: 1 - i / (60 if healthy else 30))
+
+
+class _Deep(nn.Module):
+    """Sixteen layers; `residual`: each adds to what comes in."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(16))
+        self.head = nn.Linear(16, 4)
+        self.residual = residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            new = layer(x).sigmoid()
+            x = x + new if self.residual else new
+        out: torch.Tensor = self.head(x)
+        return out
+
+
+@FAULTS.of("gradient-vanishing", steps=40, onset=0, subject="layers.0.weight")
+def sixteen_sigmoids(healthy: bool) -> Run:
+    """Nothing reaches the first layers; the twin's have a way around."""
+    model = _Deep(residual=healthy)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    return Run(
+        model, optimizer, lambda i: update(optimizer, functional.cross_entropy(model(blobs(i)[0]), blobs(i)[1]))
+    )  # fmt: skip
+
+
+@FAULTS.of("update-ratio-out-of-range", steps=40, onset=0, subject="weight")
+def gradients_divided_twice(healthy: bool) -> Run:
+    """By the loss scale: once by hand, and once by the scaler."""
+    model = perceptron(16, 32, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
+
+    def step(i: int) -> float:
+        loss = functional.cross_entropy(model(blobs(i)[0]), blobs(i)[1])
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        if not healthy:
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter.grad.div_(scaler.get_scale())
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.item()
+
+    return Run(model, optimizer, step)

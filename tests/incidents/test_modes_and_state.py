@@ -32,10 +32,12 @@ def test_the_fault_is_found(
     case = load_case(name)
     drive(case, healthy=False, folder=tmp_path, budget=None)
     loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
-    assert {one.detector for one in loud} == {detector}
-    late = loud[0].first_step - case.META["bug_step"]
+    # Gradients that are clipped away make steps that are next to nothing.
+    assert {one.detector for one in loud} - {"update-ratio-out-of-range"} == {detector}
+    own = next(one for one in loud if one.detector == detector)
+    late = own.first_step - case.META["bug_step"]
     assert 0 <= late <= within
-    assert any(subject in fqn for fqn in loud[0].subjects)
+    assert any(subject in fqn for fqn in own.subjects)
 
 
 @pytest.mark.parametrize("budget", [None, 0.005])

@@ -24,6 +24,7 @@ from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameter
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
+from trainvitals_monitor.detectors.gradient_vanishing import GradientVanishing
 from trainvitals_monitor.detectors.gradient_zero import GradientZero
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
@@ -46,6 +47,7 @@ from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.units_alike import UnitsAlike
+from trainvitals_monitor.detectors.update_ratio_out_of_range import UpdateRatioOutOfRange
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
 from trainvitals_monitor.detectors.wrong_from_initialisation import WrongFromInitialisation
 
@@ -70,6 +72,8 @@ DETECTORS: tuple[type[Detector], ...] = (
     GradientZero,
     GradientNotCleared,
     GradientClippedAway,
+    GradientVanishing,
+    UpdateRatioOutOfRange,
     FrozenParameterMoved,
     OptimizerStateLowPrecision,
     UpdatesLost,

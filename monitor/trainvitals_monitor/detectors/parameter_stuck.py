@@ -23,6 +23,8 @@ from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _WINDOW = 64
+_ROUNDING = 1e-5
+"""Relative error of a norm."""
 # Optimizers whose step has the size of the learning rate, however small the gradient is; of these, those that take it
 # as a share of the weight's own size.
 _NORMALISING = re.compile(
@@ -50,15 +52,19 @@ class ParameterStuck(Detector):
 
     Misses:
         Elements outside the cores of a large tensor; parameters of 16 bits (updates-lost); gradients or learning rates
-        so small that the step may vanish by rounding. A parameter of which every element lies at the bound that it is
-        clamped to after each step (the critic of a WGAN) is reported too: declare it under `ignore`.
+        so small that the step may vanish by rounding. A parameter of which every element is of one size may lie at the
+        bound that it is clamped to after each step (the critic of a WGAN), and is left out if it has moved before or has
+        both signs; a large one, whose extremes are not known, is reported: declare it under `ignore`.
     """
 
     name = "parameter-stuck"
     family = "movement"
     severity = Severity.WARNING
     summary = "A parameter with a gradient and an optimizer does not move."
-    reads = ("changed", "with_gradient", "since", "grad_norm", "norm", "OptimizersSeen", "lr")
+    reads = (
+        *("changed", "with_gradient", "since", "grad_norm", "norm", "low", "high"),
+        *("OptimizersSeen", "lr"),
+    )
     alert = Alert(hold="5m", summary="A parameter gets gradients and does not move")
     thresholds = (
         Threshold(
@@ -88,6 +94,7 @@ class ParameterStuck(Detector):
             return
         stretch, steps = _unmoved(view, suspects)
         long = (steps >= self.threshold("steps", view)[suspects]) & (stretch.looks >= 3)
+        long &= ~_at_a_bound(view, suspects, stretch)
         if not long.any():
             return
         tensors = suspects[long]
@@ -138,6 +145,17 @@ class ParameterStuck(Detector):
         step = view.lr * np.where(relative, typical, np.where(normalised, 1.0, size))
         visible: BoolArray = step >= self.threshold("step_ulps", view) * typical * 2.0**-23
         return enough & visible
+
+
+def _at_a_bound(view: View, suspects: IntArray, stretch: Stretch) -> BoolArray:
+    """Which of them may be held by a clamp: all elements of one size, of both signs or after having moved."""
+    low, high = view.latest("low")[suspects], view.latest("high")[suspects]
+    typical = view.latest("norm")[suspects] / np.sqrt(np.maximum(view.tensors.numel[suspects], 1))
+    with np.errstate(invalid="ignore"):
+        bound = np.maximum(np.abs(low), np.abs(high))
+        one_size = (bound > 0) & (np.abs(typical - bound) <= _ROUNDING * bound)
+        clamped: BoolArray = one_size & (((low < 0) & (high > 0)) | (stretch.last_good_step >= 0))
+    return clamped
 
 
 def _stepped_by(view: View, kind: re.Pattern[str]) -> BoolArray:

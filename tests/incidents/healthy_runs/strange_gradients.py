@@ -172,3 +172,39 @@ def parts_of_changing_number() -> Run:
         return parts * loss.item()
 
     return Run(model, optimizer, step)
+
+
+@RUNS.of(160)
+def critic_at_its_bound() -> Run:
+    """A critic whose weights are clamped after each step: most of them lie at the bound, and stay there."""
+    critic = perceptron(8, 16, 1)
+    optimizer = torch.optim.RMSprop(critic.parameters(), lr=5e-3)
+
+    def step(i: int) -> float:
+        noise = torch.randn(64, 8, generator=generator(15, i))
+        loss = critic(noise).mean() - critic(noise + 3.0).mean()
+        value = update(optimizer, loss)
+        with torch.no_grad():
+            for parameter in critic.parameters():
+                parameter.clamp_(-0.01, 0.01)
+        return value
+
+    return Run(critic, optimizer, step)
+
+
+@RUNS.of(160)
+def head_that_begins_late() -> Run:
+    """An auxiliary head joins at step 60; before, it has no gradient, though the optimizer holds it."""
+    trunk, head, late = perceptron(16, 32, 32), nn.Linear(32, 4), nn.Linear(32, 4)
+    model = nn.ModuleDict({"trunk": trunk, "head": head, "late": late})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        hidden = trunk(values).relu()
+        loss = F.cross_entropy(head(hidden), labels)
+        if i >= 60:
+            loss = loss + 0.3 * F.cross_entropy(late(hidden), labels)
+        return update(optimizer, loss)
+
+    return Run(model, optimizer, step)

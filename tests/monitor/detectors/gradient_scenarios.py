@@ -1,15 +1,18 @@
 """
-Runs for gradient-not-cleared and gradient-clipped-away.
+Runs for gradient-not-cleared, gradient-clipped-away, gradient-vanishing and update-ratio-out-of-range.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tests.monitor.detectors.scenario import Scenarios
-from tests.monitor.stream import Stream
+from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
+from trainvitals_monitor.detectors.gradient_vanishing import GradientVanishing
+from trainvitals_monitor.detectors.update_ratio_out_of_range import UpdateRatioOutOfRange
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -83,6 +86,94 @@ def new_gradients_at_each_step() -> Stream:
     stream.optimizers([["a"]])
     for step in range(20):
         stream.step(gradients={"*": float(step)})
+    return stream
+
+
+def _shares(front: float, *, middle: float = 0.01, names: tuple[str, ...] = ("SGD",)) -> Stream:
+    """A chain of three weights; gradients of the first, of the second and of 1."""
+    chain = [tensor(fqn, shape=[8, 8]) for fqn in ("front", "middle", "head")]
+    stream = Stream(chain)
+    if len(names) > 1:
+        stream.optimizers([["front"], ["middle", "head"]], names=names, group_optimizer=[0, 1])
+    else:
+        stream.optimizers([["front", "middle", "head"]], names=names)
+    gradients = {"front": front, "middle": middle, "head": 1.0}
+    stream.step(values={"*": 8.0}, gradients=gradients, lr=0.1, steps=20)
+    return stream
+
+
+@SCENARIOS.fires(GradientVanishing, Severity.WARNING, subject="front", first_step=1, says="front")
+def lost_on_the_way() -> Stream:
+    """A trillionth arrives."""
+    return _shares(1e-12)
+
+
+@SCENARIOS.silent(GradientVanishing)
+def scaled_by_a_millionth() -> Stream:
+    """Layer scales begin there."""
+    return _shares(1e-7)
+
+
+@SCENARIOS.silent(GradientVanishing)
+def branch_that_feeds_nothing() -> Stream:
+    """The last one is not before anything."""
+    stream = Stream([tensor("body", shape=[8, 8]), tensor("other", shape=[3, 8])])
+    stream.optimizers([["body", "other"]])
+    stream.step(gradients={"body": 1.0, "other": 1e-12}, lr=0.1, steps=20)
+    return stream
+
+
+@SCENARIOS.silent(GradientVanishing)
+def players_of_a_game() -> Stream:
+    """A generator is not compared with its critic."""
+    return _shares(1e-12, names=("Adam", "Adam"))
+
+
+def _steps(ratio: float, *, grad: float = 1.0, lr: float = 0.1, **stream_of: Any) -> Stream:
+    """Two weights of norm 8 whose steps have this ratio to it."""
+    stream = Stream([tensor("a", shape=[8, 8]), tensor("b", shape=[8, 8])], **stream_of)
+    stream.optimizers([["a", "b"]], names=("SGD",))
+    for _ in range(20):
+        stream.step(
+            values={"*": 8.0}, gradients={"*": grad}, updates={"*": 8.0 * ratio}, lr=lr, steps=1
+        )
+    return stream
+
+
+@SCENARIOS.fires(UpdateRatioOutOfRange, Severity.WARNING, subject="a", first_step=1)
+def divided_by_the_loss_scale() -> Stream:
+    """A millionth of the norm in each step."""
+    return _steps(1e-6)
+
+
+@SCENARIOS.silent(UpdateRatioOutOfRange)
+def small_steps() -> Stream:
+    """A cautious fine-tuning."""
+    return _steps(1e-4)
+
+
+@SCENARIOS.silent(UpdateRatioOutOfRange)
+def run_that_goes_on() -> Stream:
+    """It may have converged."""
+    return _steps(1e-7, base_step=1000)
+
+
+@SCENARIOS.silent(UpdateRatioOutOfRange)
+def no_steps_at_all() -> Stream:
+    """A learning rate of zero is another matter."""
+    return _steps(0.0, lr=0.0)
+
+
+@SCENARIOS.silent(UpdateRatioOutOfRange)
+def warm_up() -> Stream:
+    """Rates that rise at each step."""
+    stream = Stream([tensor("a", shape=[8, 8])])
+    stream.optimizers([["a"]])
+    for step in range(40):
+        ratio = 4e-8 * step
+        stream.step(
+            values={"*": 8.0}, gradients={"*": 1.0}, updates={"*": 8 * ratio}, lr=1e-6 * step
+        )
     return stream
 
 

@@ -126,6 +126,15 @@ def stuck_after_two_good_steps() -> Stream:
 
 
 @SCENARIOS.silent(ParameterStuck)
+def clamped_at_a_bound() -> Stream:
+    """The critic of a WGAN: each element is at one end or the other, and is put back after each step."""
+    stream = _two_weights()
+    ends = {"*": (-0.5, 0.5)}  # the norm of 64 elements of one half is 4
+    stream.step(values={"*": 4.0}, gradients={"*": 1.0}, extremes=ends, updates={"*": 0.1}, lr=1e-3)
+    return _stuck(stream, 12)
+
+
+@SCENARIOS.silent(ParameterStuck)
 def learning_rate_zero() -> Stream:
     """Nothing moves at a learning rate of 0."""
     return _stuck(_two_weights(), 12, lr=0.0)
