@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 
 import trainvitals
 from trainvitals.answers import Answers, OnFinding
-from trainvitals.arguments import is_replicated
 from trainvitals.attached import ATTACHED, Attachment
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
 from trainvitals.attempts import Attempts
@@ -77,9 +76,7 @@ class Agent:
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
         self._answers = Answers(on_finding, self._guard, settings.quiet)
-        self._slots = SlotTable(
-            models, world_size=self.world.world_size, replicated=is_replicated(models)
-        )
+        self._slots = SlotTable(models, world_size=self.world.world_size)
         self._ownership = Ownership(self._slots, optimizers)
         self._log = Log()
         self._checkpoints = Checkpoints(
@@ -93,6 +90,8 @@ class Agent:
             self._checkpoints,
             self._attempts,
         ]
+        for probe in self._probes:
+            probe.guarded = self._guard.call
         self._budget = Budget(settings.budget, watch=settings.watch)
         self._rounds = Rounds(
             self._slots, self._record, self._guard, self._budget, self._probes, self._progress
@@ -261,8 +260,8 @@ class Agent:
 
     def touched(self) -> list[str]:
         """Every hook and patch that is in place; `close()` removes them all."""
-        ours = (self._clock, SWAPS, self._checkpoints, self._attempts)
-        return [*(name for each in ours for name in each.touched()), *self._undo]
+        by_probes = [name for probe in self._probes for name in probe.touched()]
+        return [*self._clock.touched(), *SWAPS.touched(), *by_probes, *self._undo]
 
     def at_close(self, touched: str, undo: Callable[[], None], /) -> None:
         """Name something of the trainer's that was touched for this agent, and how `close()` gives it back."""

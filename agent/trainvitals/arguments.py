@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from trainvitals.contract import Contract
@@ -106,11 +105,6 @@ def check_on_finding(on_finding: Any, to_folder: bool, world_size: int) -> Any:
             "use on_finding='log', or a callable that ends the job"
         )
     return on_finding
-
-
-def is_replicated(models: Sequence[nn.Module]) -> bool:
-    """Whether every model is wrapped by DDP, so that each rank holds all of every tensor."""
-    return all(isinstance(model, DistributedDataParallel) for model in models)
 
 
 def _open(optimizer: Any) -> Any:

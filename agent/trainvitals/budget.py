@@ -26,7 +26,10 @@ COUNTER_STEPS = (4, 16)
 """Steps between two looks at the optimizers' counters: without a limit, and under a budget."""
 DIGEST_STEPS = 16
 DIGEST_TENSORS = 64
-"""Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know."""
+"""
+Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know. Without a limit
+so many tensors are digested at every step, under a budget at every 16th.
+"""
 PLAN_STEPS = 256
 """The plan is told from so many steps."""
 BUNDLES = 8
@@ -126,7 +129,7 @@ class Budget:
         """What to look at in the round that makes step `step` + 1. Called once a round."""
         self._learn_slots(slots)
         self._choices += 1
-        return self._everything(step) if self._is_free() else self._affordable(step, slots)
+        return self._everything(step, slots) if self._is_free() else self._affordable(step, slots)
 
     def spent(self, kind: str, count: int, seconds: float) -> None:
         """What a probe of this kind took to look at `count` tensors."""
@@ -184,19 +187,23 @@ class Budget:
             self._left_over += left_over
         self._left_over = min(self._left_over, CREDIT_STEPS * usual_income)
 
-    def _everything(self, step: int) -> Choice:
+    def _everything(self, step: int, slots: SlotTable) -> Choice:
         everyone = {kind: account.take_all() for kind, account in self._accounts.items()}
-        first = self._choices == 1
+        digests: Sequence[int] = ()
+        if self._choices == 1 or (step + 1) % DIGEST_STEPS == 0:
+            digests = everyone["cores"]
+        elif slots.world_size > 1:
+            digests = self._rotation(step + 1)
         return Choice(
             **everyone,
-            digests=everyone["cores"] if first or (step + 1) % DIGEST_STEPS == 0 else (),
+            digests=digests,
             walk=True,
             counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[0] == 0,
         )
 
     def _affordable(self, step: int, slots: SlotTable) -> Choice:
         accounts = self._accounts
-        digests = self._rotation(step) if _is_digest_step(step, slots) else []
+        digests = self._rotation((step + 1) // DIGEST_STEPS) if _is_digest_step(step, slots) else []
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
         walk = (step + 1) % WALK_STEPS == 0
         checks = accounts["identity"]
@@ -213,12 +220,12 @@ class Budget:
             counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[1] == 0,
         )
 
-    def _rotation(self, step: int) -> list[int]:
+    def _rotation(self, turn: int) -> list[int]:
         """Watched tensors, and the next few by name: the same on all ranks, whatever their budgets buy."""
         count = len(self._by_name)
-        start = (step + 1) // DIGEST_STEPS * DIGEST_TENSORS
-        turn = {self._by_name[(start + k) % count] for k in range(min(DIGEST_TENSORS, count))}
-        return sorted({*self._watched, *turn})
+        start = turn * DIGEST_TENSORS
+        chosen = {self._by_name[(start + k) % count] for k in range(min(DIGEST_TENSORS, count))}
+        return sorted({*self._watched, *chosen})
 
     def _learn_slots(self, slots: SlotTable) -> None:
         """Who can be looked at how: made anew when slots are added, or hold other objects."""

@@ -52,20 +52,20 @@ class Layout:
         return math.prod(self.sizes)
 
 
-def layout_of(tensor: torch.Tensor, *, replicated: bool = False, world_size: int = 1) -> Layout:
+def layout_of(tensor: torch.Tensor, *, replicas: Sequence[int] = (), world_size: int = 1) -> Layout:
     """
-    The part that `tensor` is. `replicated`: it is under a DistributedDataParallel root. No communication.
+    The part that `tensor` is. `replicas`: the ranks that hold all of it, as DDP says (replicas.py). No communication.
 
-    A DTensor says it by itself; a plain tensor is full in a job of one process, a replica under a DDP root, and
-    unknown otherwise (tensor, expert and pipeline parallel shards are often plain tensors with equal names).
+    A DTensor says it by itself; a plain tensor is full in a job of one process, a replica under DDP, and unknown
+    otherwise (tensor, expert and pipeline parallel shards are often plain tensors with equal names).
     """
     if is_dtensor(tensor):
         return _dtensor_layout(tensor)
     shape = tuple(tensor.shape)
     if world_size == 1:
         return _whole("full", shape)
-    if replicated:
-        return _whole("replica", shape, _rank_range(range(world_size)))
+    if replicas:
+        return _whole("replica", shape, _rank_range(replicas))
     return _whole("unknown", shape)
 
 

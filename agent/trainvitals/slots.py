@@ -19,6 +19,7 @@ from trainvitals.frame import SlotChanged, TensorInfo
 from trainvitals.holding import Holding, Holdings
 from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
 from trainvitals.places import Place, Root, find_in, roots
+from trainvitals.replicas import Replicas
 from trainvitals.slot import Slot, is_shapeless, words
 
 
@@ -26,13 +27,11 @@ class SlotTable:
     """
     All slots of the attached models; indices are per rank and attempt, and never used twice.
 
-    `replicated`: the models are under a DDP root. Everything runs on the trainer's thread, without synchronising a
+    Everything runs on the trainer's thread, without synchronising a
     device. Modules are held weakly; the dicts that their tensors hang in are kept until `drop`. The first real step calls `rebaseline`: what initialises, casts and shards before it is no change.
     """
 
-    def __init__(
-        self, models: Sequence[nn.Module], *, world_size: int = 1, replicated: bool = False
-    ) -> None:
+    def __init__(self, models: Sequence[nn.Module], *, world_size: int = 1) -> None:
         self.world_size = world_size
         self.slots: list[Slot] = []
         self.params_version = 0
@@ -44,7 +43,8 @@ class SlotTable:
         self._roots = [Root(model) for model in roots(models)]
         for root in self._roots:
             root.remember_parts()
-        self._replicated = replicated
+        self.replicas = Replicas()
+        """The DDP wrappers, as they were found before the first step; none in a job of one process."""
         self._by_fqn: dict[str, Slot] = {}
         self._by_id: dict[int, list[int]] = {}
         self._holdings = Holdings(self)
@@ -98,7 +98,11 @@ class SlotTable:
             slot.layout = (
                 Layout("unknown", (), (), ())
                 if tensor is None
-                else layout_of(tensor, replicated=self._replicated, world_size=self.world_size)
+                else layout_of(
+                    tensor,
+                    replicas=self.replicas.ranks_of(slot.place),
+                    world_size=self.world_size,
+                )
             )
         return slot.layout
 
@@ -191,7 +195,11 @@ class SlotTable:
     def rebaseline(self) -> None:
         """Look for every tensor anew and take what is there as right."""
         self._find()
+        if self.world_size > 1:
+            self.replicas.find(self.models)
         for slot in self.slots:
+            if self.world_size > 1:
+                slot.layout = slot.plan = None
             self._adopt(slot, slot.now())
 
     def let_go(self) -> None:

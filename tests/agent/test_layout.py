@@ -84,7 +84,7 @@ def test_plain_tensors() -> None:
     """One process: full. A DDP root: replicas of all ranks. Several ranks and nothing said: unknown, and not merged."""
     weight = torch.zeros(3, 4)
     assert layout_of(weight) == Layout("full", (3, 4), (0, 0), (3, 4))
-    replica = layout_of(weight, replicated=True, world_size=8)
+    replica = layout_of(weight, replicas=range(8), world_size=8)
     assert replica == Layout("replica", (3, 4), (0, 0), (3, 4), "0-7")
     unknown = layout_of(weight, world_size=8)
     assert unknown == Layout("unknown", (3, 4), (0, 0), (3, 4))
@@ -122,7 +122,7 @@ def test_dtensors() -> None:
     hybrid = layout_of(distributed(torch.zeros(2, 3), (4, 3), (2, 2), Replicate(), Shard(0)))
     assert hybrid == Layout("box", (4, 3), (2, 0), (2, 3), "1-3:2")
     everywhere = layout_of(distributed(torch.zeros(4), (4,), (4,), Replicate()))
-    assert everywhere == layout_of(torch.zeros(4), replicated=True, world_size=4)
+    assert everywhere == layout_of(torch.zeros(4), replicas=range(4), world_size=4)
     partial = layout_of(distributed(torch.zeros(4), (4,), (4,), Partial()))
     assert (partial.kind, partial.local_numel) == ("unknown", 0)
     assert layout_of(distributed(torch.tensor(1.0), (), (4,), Partial())).local_numel == 0

@@ -132,6 +132,7 @@ class Stream:
         self.infos = {rank: _indexed(by_rank.get(rank, tensors)) for rank in range(self.world_size)}
         self._ranks = {rank: _Rank(tensors=list(self.infos[rank])) for rank in self.infos}
         self._waiting: list[tuple[int | None, Event]] = []
+        self._inputs: list[tuple[int, dict[str, int]]] = []
         self._closed = False
 
     @property
@@ -198,13 +199,15 @@ class Stream:
                 for table, given in own.items():
                     self._tell(rank, table, given or {})
                 self._rows(rank, "steps", step=self.now, time=float(self.now), seconds=1.0)
+                for row in [row for where, row in self._inputs if where == rank]:
+                    self._rows(rank, "inputs", step=self.now, **row)
                 self._ranks[rank].events += [
                     event for where, event in self._waiting if where in (None, rank)
                 ]
                 self._ranks[rank].events += events
                 if lr is not None:
                     self._rates(rank, lr, weight_decay)
-            self._waiting, events = [], []
+            self._waiting, self._inputs, events = [], [], []
             self.log(**logged)
         return self.now
 
@@ -261,6 +264,27 @@ class Stream:
                 masters=masters,
             )
             self._waiting.append((rank, event))
+
+    def inputs(
+        self,
+        digests: int | Mapping[int, int] = 0,
+        *,
+        unsynced: bool = False,
+        calls: int = 1,
+        group: tuple[int, int] | None = None,
+    ) -> None:
+        """What the next step's calls were given: one digest for all ranks, or one a rank; `group`: first rank, size."""
+        first, size = group or (0, self.world_size)
+        for rank in self._ranks:
+            digest = digests if isinstance(digests, int) else digests[rank]
+            row = {
+                "input_digest": digest,
+                "calls": calls,
+                "unsynced": int(unsynced),
+                "group_first": first,
+                "group_size": size,
+            }
+            self._inputs.append((rank, row))
 
     def modes(
         self,

@@ -11,6 +11,7 @@ Every table of tensors has two further columns, `tensor` (int32, the index in th
 from __future__ import annotations
 
 from trainvitals.facts.beginning import BEGINNING, ROWS
+from trainvitals.facts.ranks import GRADIENT_REPLICAS, INPUTS, REPLICAS
 from trainvitals.facts.routing import BALANCING, FEEDING, LOAD_LOOKS, ROUTING
 from trainvitals.facts.run import GROUPS, MANIFEST, SCALARS, STEPS
 from trainvitals.facts.state import (
@@ -44,12 +45,17 @@ _SERIES_TABLES = (
     BALANCING,
 )
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
-TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS)
+TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS, INPUTS)
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 
+# Made by the monitor of what several ranks say; never sent.
+MADE_TABLES: tuple[Table, ...] = (REPLICAS, GRADIENT_REPLICAS)
+
+_KEPT_TABLES = (*_SERIES_TABLES, *MADE_TABLES)
+
 # The statistics that are kept as series per tensor; digests are looked up by step instead.
-SERIES: tuple[Column, ...] = tuple(column for table in _SERIES_TABLES for column in table.columns)
-SERIES_TABLE = {column.name: table for table in _SERIES_TABLES for column in table.columns}
+SERIES: tuple[Column, ...] = tuple(column for table in _KEPT_TABLES for column in table.columns)
+SERIES_TABLE = {column.name: table for table in _KEPT_TABLES for column in table.columns}
 
 __all__ = [
     "BALANCING",
@@ -60,13 +66,17 @@ __all__ = [
     "EXTREMES",
     "FEEDING",
     "GRADIENTS",
+    "GRADIENT_REPLICAS",
     "GROUPS",
+    "INPUTS",
     "KEPT",
     "KEY_DTYPES",
     "LOAD_LOOKS",
+    "MADE_TABLES",
     "MANIFEST",
     "MOMENTS",
     "MOMENT_SKETCH_SIZE",
+    "REPLICAS",
     "ROUTING",
     "ROWS",
     "SCALARS",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from trainvitals.probes.beginnings import Beginnings
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
+from trainvitals.probes.inputs import Inputs
 from trainvitals.probes.kept import KeptGradients
 from trainvitals.probes.modes import Modes
 from trainvitals.probes.moments import Moments
@@ -32,6 +33,7 @@ PROBES: tuple[type[Probe], ...] = (
     Updates,
     Beginnings,
     Sweeps,
+    Inputs,
 )
 
 __all__ = ["PROBES"]

@@ -9,7 +9,7 @@ tensors (`Choice`), and the record takes what was measured.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
     from trainvitals.record import Record
     from trainvitals.slots import SlotTable
+
+Guarded = Callable[..., Any]
+"""`guarded(part, function, *args)`, the agent's guard."""
+
+
+def _unguarded(_part: str, function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
+
 
 Kind = Literal["identity", "cores", "sweep", "gradients"]
 """The looks that the budget plans: the fields of a Choice."""
@@ -128,12 +136,18 @@ class Probe(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[Kind | Literal[""]] = ""
+    guarded: Guarded = staticmethod(_unguarded)
+    """What a hook of the probe's own goes through; the agent sets it."""
 
     def before_step(self, look: Look) -> None:  # noqa: B027  (doing nothing is a fine answer)
         """Called on the trainer's thread before each optimizer's step, gradients in place; no grad mode is set."""
 
     def after_step(self, look: Look) -> None:  # noqa: B027
         """Called on the trainer's thread when all optimizers of the round have stepped."""
+
+    def touched(self) -> list[str]:
+        """What of others' it has hooks or patches on; `close` removes them."""
+        return []
 
     def close(self) -> None:  # noqa: B027
         """Give back what was touched."""

@@ -40,6 +40,7 @@ from trainvitals_monitor.detectors.optimizer_state_low_precision import Optimize
 from trainvitals_monitor.detectors.optimizer_state_reset import OptimizerStateReset
 from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
+from trainvitals_monitor.detectors.replica_divergence import ReplicaDivergence
 from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
@@ -64,6 +65,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     OptimizerStateReset,
     CheckpointStale,
     CheckpointKeysChanged,
+    ReplicaDivergence,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     StepsSkipped,

@@ -4,7 +4,7 @@ docs/facts.md, from the agent's tables of facts.
 
 from __future__ import annotations
 
-from trainvitals.facts import KEY_DTYPES, TABLES, Table
+from trainvitals.facts import KEY_DTYPES, MADE_TABLES, TABLES, Table
 from trainvitals_monitor.generate.markdown import GENERATED, table
 
 _INTRODUCTION = """
@@ -16,11 +16,19 @@ says how the parts that ranks hold of one tensor make up the fact about the full
 
 """
 
+_MADE = """
+# What the monitor makes of several ranks' facts
+
+These tables are in no frame; their columns are series like the others.
+
+"""
+
 
 def facts_page() -> str:
     """The page's text."""
-    sections = [_section(each) for each in TABLES]
-    return GENERATED.format(source="trainvitals/facts") + _INTRODUCTION + "\n".join(sections)
+    sent = "\n".join(_section(each) for each in TABLES)
+    made = "\n".join(_section(each) for each in MADE_TABLES)
+    return GENERATED.format(source="trainvitals/facts") + _INTRODUCTION + sent + _MADE + made
 
 
 def _section(facts: Table) -> str:

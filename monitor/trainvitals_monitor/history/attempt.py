@@ -25,6 +25,7 @@ from trainvitals.frame import (
 )
 from trainvitals_monitor.header import MAX_TENSORS, RunConflict, contract_of
 from trainvitals_monitor.history.beginning import Beginning
+from trainvitals_monitor.history.by_rank import ByRank
 from trainvitals_monitor.history.checkpoints import Checkpoints
 from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.digests import Digests
@@ -33,6 +34,7 @@ from trainvitals_monitor.history.merge import Parts
 from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.rank import Rank, Tables, check_indices
+from trainvitals_monitor.history.replicas import Copies
 from trainvitals_monitor.history.scalars import Scalars
 from trainvitals_monitor.history.series import Window
 from trainvitals_monitor.history.step import Pace, Pending, absorb
@@ -71,6 +73,7 @@ class AttemptHistory:
         self.checkpoints = Checkpoints()
         self.moved = Moved()
         self.pace = Pace()
+        self.by_rank = ByRank(header.world_size)
         self.events: deque[EventAt[Any]] = deque(maxlen=MAX_EVENTS)
         self.event_counts: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -83,6 +86,7 @@ class AttemptHistory:
         self._contract_from = -1
         self._contract_raw: dict[str, Any] = {}
         self._parts: Parts | None = None
+        self._copies: Copies | None = None
         self._cache: dict[Hashable, Any] = {}
         self.cut_through = self.base_step
         """Steps below this one have been cut off for the store (see pieces.py)."""
@@ -157,6 +161,7 @@ class AttemptHistory:
                 self._waiting.add_rows(header, promised, name, columns)
 
     def _place(self, rank: Rank, info: TensorInfo) -> None:
+        self._copies = None
         if rank.place(info, self.tensors.put(info, rank.rank)):
             self._parts = None
 
@@ -299,14 +304,24 @@ class AttemptHistory:
         if self.world_size == 1:
             return None
         if self._parts is None:
-            self._parts = Parts(
-                len(self.tensors),
-                {
-                    number: {int(rank.to_attempt[i]): info for i, info in rank.infos.items()}
-                    for number, rank in self.ranks.items()
-                },
-            )
+            self._parts = Parts(len(self.tensors), self._tables())
         return self._parts
+
+    @property
+    def copies(self) -> Copies | None:
+        """Which ranks hold the same part of which tensor; None where no part is held twice."""
+        if self.world_size == 1:
+            return None
+        if self._copies is None:
+            base_steps = {number: rank.base_step for number, rank in self.ranks.items()}
+            self._copies = Copies(len(self.tensors), self._tables(), base_steps)
+        return self._copies if self._copies.any else None
+
+    def _tables(self) -> dict[int, dict[int, TensorInfo]]:
+        return {
+            number: {int(rank.to_attempt[i]): info for i, info in rank.infos.items()}
+            for number, rank in self.ranks.items()
+        }
 
     # -- for views -------------------------------------------------------------------------------------------------
 

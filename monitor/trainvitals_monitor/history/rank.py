@@ -44,6 +44,7 @@ class Rank:
     def __init__(self, header: Header) -> None:
         self.rank = header.rank
         self.process = header.process
+        self.base_step = header.base_step
         self.infos: dict[int, TensorInfo] = {}
         self.to_attempt: IntArray = np.empty(0, np.int64)
         self.complete_through = -1

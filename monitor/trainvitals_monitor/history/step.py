@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import BEGINNING, DIGESTS, TENSOR_TABLES, Table
+from trainvitals.facts import (
+    BEGINNING,
+    DIGESTS,
+    GRADIENT_REPLICAS,
+    GRADIENTS,
+    REPLICAS,
+    TENSOR_TABLES,
+    Table,
+)
 from trainvitals_monitor.header import MAX_TENSORS
+from trainvitals_monitor.history.by_rank import TABLES as TABLES_BY_RANK
 from trainvitals_monitor.history.merge import Parts, Piece, merge
+from trainvitals_monitor.history.replicas import Told
 
 if TYPE_CHECKING:
     from trainvitals_monitor.history.attempt import AttemptHistory
@@ -87,6 +97,10 @@ def absorb(attempt: AttemptHistory, pending: Pending, step: int) -> None:
         if "lr" in columns:
             decay = columns.get("weight_decay", np.full(len(groups), np.nan))
             attempt.held.rates(rank, groups[fit], columns["lr"][fit], decay[fit], step)
+    _compared(attempt, pending)
+    for table in TABLES_BY_RANK:
+        for rank, columns in pending.of(table.name):
+            attempt.by_rank.put(step, table, rank, columns)
     _scalars(attempt, pending, step)
     _pace(attempt.pace, pending)
 
@@ -123,6 +137,26 @@ def _write_merged(
         _lasting(attempt, table, step, whole, merged)
     else:
         attempt.window.write(table, whole, merged)
+
+
+def _compared(attempt: AttemptHistory, pending: Pending) -> None:
+    """What the ranks that hold the same part say of it, side by side."""
+    copies = attempt.copies
+    if copies is None:
+        return
+    for table, made, compare in (
+        (DIGESTS, REPLICAS, copies.digests),
+        (GRADIENTS, GRADIENT_REPLICAS, copies.gradients),
+    ):
+        told = [_told(attempt, *one) for one in pending.of(table.name)]
+        tensors, columns = compare(told)
+        if len(tensors):
+            attempt.window.write(made, tensors, columns)
+
+
+def _told(attempt: AttemptHistory, number: int, columns: Rows) -> Told:
+    tensors, known = attempt.ranks[number].translate(columns["tensor"])
+    return Told(number, tensors[known], {name: values[known] for name, values in columns.items()})
 
 
 def _placed(

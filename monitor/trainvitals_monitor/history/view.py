@@ -186,6 +186,13 @@ class View:
         """The step of `first_digests`."""
         return self._attempt.digests.first_step
 
+    def by_rank(self, column: str, length: int) -> tuple[IntArray, npt.NDArray[Any], BoolArray]:
+        """
+        A column of facts.STEPS or facts.INPUTS at the last judged steps: steps [k], oldest first, values [k, ranks],
+        and whether the rank said anything of that table, [k, ranks].
+        """
+        return self._attempt.by_rank.last(column, length)
+
     @property
     def comparison(self) -> Comparison | None:
         """The run beside the good one that it is to be compared with, up to this step; None: it has no reference."""

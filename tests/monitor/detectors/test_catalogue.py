@@ -12,18 +12,19 @@ import re
 import pytest
 
 from trainvitals import frame
-from trainvitals.facts import TABLES
+from trainvitals.facts import MADE_TABLES, TABLES
 from trainvitals_monitor import detectors
 from trainvitals_monitor.detectors import DETECTORS, Detector
 
 SECTIONS = ("Detects", "Why it matters", "Known causes", "Fix", "Misses")
 FAMILIES = {"identity", "movement", "coverage", "numbers", "gradients", "moe", "lora", "loss"} | {
     "optimizer",
+    "ranks",
     "modes",
     "compare",
     "checkpoint",
 }
-FACTS = {column.name for table in TABLES for column in table.columns} | {
+FACTS = {column.name for table in (*TABLES, *MADE_TABLES) for column in table.columns} | {
     table.name for table in TABLES
 }
 

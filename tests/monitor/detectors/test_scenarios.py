@@ -23,6 +23,7 @@ from tests.monitor.detectors import (
     movement_scenarios,
     number_scenarios,
     optimizer_scenarios,
+    rank_scenarios,
     rate_scenarios,
     reference_scenarios,
     resume_scenarios,
@@ -53,6 +54,7 @@ FILES = (
     zero_scenarios,
     resume_scenarios,
     reference_scenarios,
+    rank_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]

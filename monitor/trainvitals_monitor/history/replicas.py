@@ -1,0 +1,184 @@
+"""
+Ranks that hold the same part of a tensor, compared: do their bits agree, and their gradients' norms?
+
+Compared is what ranks said of one step. Where a layout declares replicas, those of one group are; where it is unknown,
+tensors of one name, shape and dtype are, and the comparison is marked as one that nobody declared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.facts import SKETCH_SIZE
+from trainvitals.frame import TensorInfo
+
+IntArray = npt.NDArray[np.int64]
+Columns = dict[str, npt.NDArray[Any]]
+
+_SKETCHES = tuple(f"sketch_{k}" for k in range(SKETCH_SIZE))
+
+
+class Told(NamedTuple):
+    """Rows of one table that a rank told of one step; `tensors` are the attempt's indices."""
+
+    rank: int
+    tensors: IntArray
+    columns: Mapping[str, npt.NDArray[Any]]
+
+
+class Copies:
+    """
+    Which ranks hold the same part: `of(rank)[tensor]` is the number of the group of holders, -1 for a part held once.
+
+    Ranks that count their steps from different ones are not in one group. Made anew when a tensor table changes.
+    """
+
+    def __init__(
+        self,
+        num_tensors: int,
+        tables: Mapping[int, Mapping[int, TensorInfo]],
+        base_steps: Mapping[int, int],
+    ) -> None:
+        numbers: dict[tuple[Any, ...], int] = {}
+        self._of = {rank: np.full(num_tensors, -1, np.int64) for rank in tables}
+        for rank in sorted(tables):
+            own = self._of[rank]
+            for tensor, info in tables[rank].items():
+                key = _part(tensor, info)
+                if key:
+                    own[tensor] = numbers.setdefault((base_steps[rank], *key), len(numbers))
+        self._declared = np.array([key[2] != "unknown" for key in numbers], np.bool_)
+        held = np.zeros(len(numbers), np.int64)
+        for own in self._of.values():
+            held += np.bincount(own[own >= 0], minlength=len(numbers))
+        for own in self._of.values():
+            own[own >= 0] = np.where(held[own[own >= 0]] > 1, own[own >= 0], -1)
+        self.any = bool((held > 1).any())
+
+    def digests(self, told: Sequence[Told]) -> tuple[IntArray, Columns]:
+        """Tensors of which several holders' digests were told, and the columns of facts.REPLICAS."""
+        rows = self._joined(told, ("digest", "count", "square_sum", *_SKETCHES))
+        if rows is None:
+            return np.empty(0, np.int64), {}
+        rank, tensor, group, columns = rows
+        like = _most(rank, group, columns["digest"])
+        apart = (columns["digest"] != columns["digest"][like]) | (
+            columns["count"] != columns["count"][like]
+        )
+        distance = np.where(apart, _distance(columns, like), 0.0)
+        found, row_of = np.unique(tensor, return_inverse=True)
+        return found, {
+            "replicas": np.bincount(row_of, minlength=len(found)),
+            "replicas_declared": _least(row_of, self._declared[group], len(found), 1),
+            "replicas_apart": np.bincount(row_of[apart], minlength=len(found)),
+            "replica_apart": _lowest(row_of[apart], rank[apart], len(found)),
+            "replica_like": _lowest(row_of[~apart], rank[~apart], len(found)),
+            "replica_distance": _largest(row_of, distance, len(found)),
+        }
+
+    def gradients(self, told: Sequence[Told]) -> tuple[IntArray, Columns]:
+        """Tensors of which several holders' gradient norms were told, and the columns of facts.GRADIENT_REPLICAS."""
+        rows = self._joined(told, ("grad_norm",))
+        if rows is None:
+            return np.empty(0, np.int64), {}
+        rank, tensor, group, columns = rows
+        norm = columns["grad_norm"]
+        order = np.lexsort((rank, group))
+        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+        within = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
+        high = np.maximum.reduceat(norm[order], starts)
+        low = np.minimum.reduceat(norm[order], starts)
+        with np.errstate(all="ignore"):
+            spread = np.where(high > 0, (high - low) / high, 0.0)
+        other = norm[order] != norm[order][starts][within]
+        found, row_of = np.unique(tensor, return_inverse=True)
+        in_order = row_of[order]
+        return found, {
+            "grad_replicas": np.bincount(row_of, minlength=len(found)),
+            "grad_spread": _largest(in_order, spread[within], len(found)),
+            "grad_apart": _lowest(in_order[other], rank[order][other], len(found)),
+        }
+
+    def _joined(
+        self, told: Sequence[Told], names: Sequence[str]
+    ) -> tuple[IntArray, IntArray, IntArray, Columns] | None:
+        """The rows of all ranks: rank, tensor, group, columns; only finite ones, of groups that have several."""
+        known = [one for one in told if all(name in one.columns for name in names)]
+        if len(known) < 2:
+            return None
+        rank = np.concatenate([np.full(len(one.tensors), one.rank) for one in known])
+        tensor = np.concatenate([one.tensors for one in known])
+        group = np.concatenate([self._of[one.rank][one.tensors] for one in known])
+        columns = {name: np.concatenate([one.columns[name] for one in known]) for name in names}
+        keep = group >= 0
+        if "count" in columns:
+            keep &= columns["count"] > 0
+        if "grad_norm" in columns:
+            keep &= np.isfinite(columns["grad_norm"])
+        held = np.bincount(group[keep], minlength=len(self._declared))
+        keep[keep] = held[group[keep]] > 1
+        if not keep.any():
+            return None
+        return rank[keep], tensor[keep], group[keep], {k: v[keep] for k, v in columns.items()}
+
+
+def _part(tensor: int, info: TensorInfo) -> tuple[Any, ...] | None:
+    """What must be the same for two ranks to hold the same; None: nobody else can."""
+    if not info.sizes and info.shape:
+        return None
+    if 0 in info.sizes or (info.layout != "unknown" and not info.replica_group):
+        return None
+    offsets, sizes, shape = tuple(info.offsets), tuple(info.sizes), tuple(info.shape)
+    return tensor, info.layout, info.replica_group, offsets, sizes, shape, info.dtype
+
+
+def _most(rank: IntArray, group: IntArray, digest: npt.NDArray[np.uint64]) -> IntArray:
+    """Per row, the row whose digest most of its group have; of equally many, that of the lowest rank."""
+    order = np.lexsort((rank, digest, group))
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (np.diff(group[order]) != 0) | (digest[order][1:] != digest[order][:-1])
+    starts = np.flatnonzero(new)
+    counts = np.diff(np.append(starts, len(order)))
+    firsts = order[starts]
+    best = np.lexsort((rank[firsts], -counts, group[firsts]))
+    of_group = group[firsts][best]
+    chosen = np.flatnonzero(np.diff(of_group, prepend=-1))
+    like = np.zeros(int(group.max()) + 1, np.int64)
+    like[of_group[chosen]] = firsts[best][chosen]
+    rows: IntArray = like[group]
+    return rows
+
+
+def _distance(columns: Columns, like: IntArray) -> npt.NDArray[np.float64]:
+    """Estimated norm of the difference, as a part of the norm of what it is compared with."""
+    with np.errstate(all="ignore"):
+        squares = np.mean(
+            [(columns[name] - columns[name][like]) ** 2 for name in _SKETCHES], axis=0
+        )
+        relative = np.sqrt(squares / columns["square_sum"][like])
+    return np.where(np.isnan(relative), np.inf, relative)
+
+
+def _least(row: IntArray, values: npt.NDArray[Any], length: int, start: int) -> IntArray:
+    made = np.full(length, start, np.int64)
+    np.minimum.at(made, row, values.astype(np.int64))
+    return made
+
+
+def _lowest(row: IntArray, rank: IntArray, length: int) -> IntArray:
+    none = np.iinfo(np.int64).max
+    made = _least(row, rank, length, none)
+    made[made == none] = -1
+    return made
+
+
+def _largest(
+    row: IntArray, values: npt.NDArray[np.float64], length: int
+) -> npt.NDArray[np.float64]:
+    made = np.zeros(length)
+    np.maximum.at(made, row, values)
+    return made

@@ -1,0 +1,79 @@
+"""
+The inputs probe: what it reads of a call, and that a hook on a wrapper is nothing that Dynamo could see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch._dynamo
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainvitals.probes.inputs import ELEMENTS, Inputs, _Hook, digest_of
+from trainvitals.probes.probe import _unguarded
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A process group of one."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_digest_is_of_the_content() -> None:
+    """Equal bits have equal digests, in nested arguments too; another element, order or shape has another."""
+    batch = torch.arange(6.0).reshape(2, 3)
+    assert digest_of((batch,)) == digest_of((batch.clone(),)) != 0
+    assert digest_of(((), {"ids": batch})) == digest_of(((), {"ids": batch.clone()}))
+    different = [batch + 1, batch.T, batch.reshape(3, 2), batch[:1]]
+    assert len({digest_of((each,)) for each in [batch, *different]}) == 5
+    large = torch.zeros(64, 28, 28)
+    other = large.clone()
+    other[:, 14, 14] = 1
+    assert large.numel() > 100 * ELEMENTS
+    assert digest_of(other.roll(1)) != digest_of(large + 1)
+
+
+def test_what_cannot_be_read_is_no_data() -> None:
+    """Tensors elsewhere, sparse ones, texts and numbers give nothing, and raise nothing."""
+    odd = (torch.zeros(2, device="meta"), torch.eye(2).to_sparse(), "text", 3, None, torch.zeros(0))
+    assert digest_of(odd) == 0
+    assert digest_of((torch.zeros(2, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bool))) != 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_wrapper_that_is_compiled_later_has_its_one_graph(group: None, whole: bool) -> None:
+    """A hooked wrapper, compiled from outside: as many graphs as without the hook, breaks and recompilations included."""
+    counts = []
+    for hooked in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        root: nn.Module = inner if whole else DistributedDataParallel(inner)
+        hook = _Hook(root, (0, 1), _unguarded) if hooked else None
+        compiled = torch.compile(root, backend="aot_eager", fullgraph=whole)
+        for _ in range(4):
+            compiled(torch.randn(2, 4)).sum().backward()
+            if hook is not None:
+                hook.take()
+        seen = torch._dynamo.utils.counters
+        # DDP's own forward breaks the graph, hooked or not.
+        counts.append((seen["stats"]["unique_graphs"], set(seen["graph_break"])))
+        if hook is not None:
+            hook.remove()
+            assert not root._forward_pre_hooks
+    assert counts[0] == counts[1]
+    assert counts[0][0] or not whole
+
+
+def test_a_job_of_one_rank_has_no_hook() -> None:
+    """There is nobody to compare with."""
+    assert Inputs().touched() == []
