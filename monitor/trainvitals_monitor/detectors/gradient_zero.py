@@ -18,7 +18,7 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.detectors.losses import main_losses
-from trainvitals_monitor.detectors.upstream import is_upstream
+from trainvitals_monitor.detectors.upstream import is_front
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -29,8 +29,8 @@ class GradientZero(Detector):
     """
     Detects:
         A trainable parameter that an optimizer holds and whose gradient was exactly zero at every look since the
-        attempt began, while others had gradients and moved (info where it looks like a head or branch that is not used,
-        by order and shapes). Or all gradients together: exactly zero, or missing and nothing moves, at every look, though
+        attempt began, while others had gradients and moved (info where it is not at the model's front, in the order of
+        registration: a head or branch may have nothing to do). Or all gradients together: exactly zero, or missing and nothing moves, at every look, though
         the loss is not zero.
 
     Why it matters:
@@ -146,8 +146,8 @@ def _busy_loss(view: View, length: int) -> float | None:
 
 
 def _some_zero(view: View, tensors: IntArray, looks: IntArray) -> Iterable[Claim]:
-    upstream = is_upstream(view, tensors)
-    for chosen, severity in ((upstream, Severity.WARNING), (~upstream, Severity.INFO)):
+    front = is_front(view, tensors)
+    for chosen, severity in ((front, Severity.WARNING), (~front, Severity.INFO)):
         if chosen.any():
             yield Claim(
                 tensors=tensors[chosen],
@@ -160,5 +160,5 @@ def _some_zero(view: View, tensors: IntArray, looks: IntArray) -> Iterable[Claim
                 },
                 first_step=view.base_step + 1,
                 severity=severity,
-                key="" if severity is Severity.WARNING else "not upstream",
+                key="" if severity is Severity.WARNING else "not at the front",
             )

@@ -9,10 +9,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, IntArray, Threshold
+from trainvitals_monitor.detectors.losses import main_losses
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _WINDOW = 64
+_LOSS = 0.1
+"""A loss below may be that of a training that has converged before the run began."""
+_VARIED = 0.005
+"""Standard deviation of losses, as a ratio: a full batch that has converged stays below, fresh batches above."""
 
 
 class UpdateRatioOutOfRange(Detector):
@@ -20,7 +25,8 @@ class UpdateRatioOutOfRange(Detector):
     Detects:
         In a run that began without loading anything, all weight matrices that the optimizers hold have together changed
         by less than a hundred-thousandth of their norm at every step, although learning rates are not near zero by schedule and there
-        are gradients.
+        are gradients. Where the loss is not known, small, or the same at every step, it is info: the training may have
+        converged before.
 
     Why it matters:
         It would take hundreds of thousands of steps to train: something makes the gradients, or the rates, smaller by orders.
@@ -42,7 +48,7 @@ class UpdateRatioOutOfRange(Detector):
     family = "movement"
     severity = Severity.WARNING
     summary = "Every step changes the weights by next to nothing."
-    reads = ("update_norm", "norm", "since", "grad_norm", "lr", "OptimizersSeen")
+    reads = ("update_norm", "norm", "since", "grad_norm", "lr", "scalars", "OptimizersSeen")
     alert = Alert(hold="5m", summary="Steps change the weights by next to nothing")
     thresholds = (
         Threshold(
@@ -93,7 +99,17 @@ class UpdateRatioOutOfRange(Detector):
                 "grad_norm": view.latest("grad_norm")[tensors],
             },
             first_step=view.base_step + 1,
+            severity=Severity.WARNING if self._has_much_to_learn(view) else Severity.INFO,
         )
+
+    def _has_much_to_learn(self, view: View) -> bool:
+        """Whether losses are not small and differ from batch to batch: then so do gradients, and they are not small."""
+        for name in main_losses(view):
+            _, losses = view.scalar(name, int(self.value("looks")))
+            size = float(np.median(np.abs(losses))) if len(losses) else 0.0
+            if size >= _LOSS and float(np.std(losses)) >= _VARIED * size:
+                return True
+        return False
 
     def _rates_stand(self, view: View, tensors: IntArray) -> bool:
         """Whether rates are positive, near the largest so far, and have not risen for some steps."""

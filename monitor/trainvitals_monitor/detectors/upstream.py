@@ -15,6 +15,15 @@ from trainvitals_monitor.detectors.detector import BoolArray, IntArray
 from trainvitals_monitor.history import View
 
 
+def is_front(view: View, silent: IntArray) -> BoolArray:
+    """Per tensor of `silent` [n]: whether it belongs to the unbroken run of them at the model's front."""
+    order = _trained(view)
+    is_silent = np.isin(order, silent)
+    end = len(order) if is_silent.all() else int(np.argmin(is_silent))
+    front: BoolArray = np.isin(silent, order[:end] if end < len(order) else order[:0])
+    return front
+
+
 def is_upstream(view: View, silent: IntArray) -> BoolArray:
     """
     Per tensor of `silent` [n]: whether what is registered after its part has gradients and seems to be fed by it.

@@ -129,14 +129,16 @@ def players_of_a_game() -> Stream:
     return _shares(1e-12, names=("Adam", "Adam"))
 
 
-def _steps(ratio: float, *, grad: float = 1.0, lr: float = 0.1, **stream_of: Any) -> Stream:
+def _steps(
+    ratio: float, *, grad: float = 1.0, lr: float = 0.1, varied: float = 0.1, **stream_of: Any
+) -> Stream:
     """Two weights of norm 8 whose steps have this ratio to it."""
     stream = Stream([tensor("a", shape=[8, 8]), tensor("b", shape=[8, 8])], **stream_of)
     stream.optimizers([["a", "b"]], names=("SGD",))
-    for _ in range(20):
-        stream.step(
-            values={"*": 8.0}, gradients={"*": grad}, updates={"*": 8.0 * ratio}, lr=lr, steps=1
-        )
+    for step in range(20):
+        loss = 1.4 + varied * (step % 3)
+        updates = {"*": 8.0 * ratio}
+        stream.step(values={"*": 8.0}, gradients={"*": grad}, updates=updates, lr=lr, loss=loss)
     return stream
 
 
@@ -144,6 +146,12 @@ def _steps(ratio: float, *, grad: float = 1.0, lr: float = 0.1, **stream_of: Any
 def divided_by_the_loss_scale() -> Stream:
     """A millionth of the norm in each step."""
     return _steps(1e-6)
+
+
+@SCENARIOS.fires(UpdateRatioOutOfRange, Severity.INFO)
+def full_batch_at_rest() -> Stream:
+    """The same loss at each step: it may have converged before the run began."""
+    return _steps(1e-7, varied=0.0)
 
 
 @SCENARIOS.silent(UpdateRatioOutOfRange)
