@@ -9,7 +9,7 @@ META = dict(
     upstream="MultimediaTechLab/YOLO#97 (fix #104)",
     family="overwritten",
     steps=75,
-    bug_step=15,
+    bug_step=14,
     world_size=1,
     signals=[
         "weights jump back to their first values, by no optimizer",
