@@ -73,7 +73,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "parameter-stuck",
     ),
     "divergence": ("replica-divergence",),
-    "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck"),
+    "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck", "counter-stuck"),
     "ema": ("buffer-stuck", "batch-norm-frozen", "average-stuck", "resume-discontinuity"),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),

@@ -33,7 +33,7 @@ ROLE_PATTERNS: tuple[tuple[Role, tuple[str, ...]], ...] = (
     # torchtitan (0.3 adds shape suffixes: expert_bias_E), Megatron-LM, and DeepSeek-V3's name for the same thing
     (Role.EXPERT_BIAS, ("*.expert_bias", "*.expert_bias_E", "*.e_score_correction_bias")),
     (Role.EXPERT_COUNTER, ("*.tokens_per_expert", "*.tokens_per_expert_E", "*.local_tokens_per_expert")),
-    (Role.INV_FREQ, ("*.inv_freq", "*.original_inv_freq")),
+    (Role.INV_FREQ, ("*inv_freq*",)),
     (Role.RUNNING_STATISTIC, ("*.running_mean", "*.running_var", "*.num_batches_tracked")),
     # peft's ModuleDict (lora_A.default.weight), torchtune and torchtitan (lora_a.weight), lit-gpt (lora_A)
     (Role.LORA_A, ("*.lora_[Aa]", "*.lora_[Aa].*", "*.lora_embedding_A.*")),

@@ -64,7 +64,7 @@ EXPLAINS: Mapping[str, Effects] = {
     "dtype-changed": Effects(
         ("contract-broken", "optimizer-state-low-precision", *_LOST, "non-finite")
     ),
-    "contract-broken": Effects(("optimizer-state-low-precision", *_LOST)),
+    "contract-broken": Effects(("optimizer-state-low-precision", "counter-stuck", *_LOST)),
     "resume-not-applied": Effects(
         ("resume-discontinuity", "moments-permuted", "optimizer-state-reset", *_BLOWN_UP),
         spreads=True,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -198,6 +198,38 @@ def counter_in_bfloat16(healthy: bool) -> Run:
         if i == 0 and not healthy:
             for state in optimizer.state.values():
                 state["step"] = state["step"].bfloat16()
+        return loss.item()
+
+    return Run(model, optimizer, step)
+
+
+class _Counting(nn.Module):
+    """A layer that counts its batches."""
+
+    batches: torch.Tensor
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+        self.register_buffer("batches", torch.zeros((), dtype=dtype))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        self.batches += 1
+        return cast(torch.Tensor, self.layer(values))
+
+
+@FAULTS.of("counter-stuck", steps=290, onset=255, subject="batches")
+def batches_counted_in_bfloat16(healthy: bool) -> Run:
+    """The counter was cast with the model; the twin keeps it in float32."""
+    model = _Counting(torch.float32 if healthy else torch.bfloat16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        loss = _loss(model(values), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         return loss.item()
 
     return Run(model, optimizer, step)

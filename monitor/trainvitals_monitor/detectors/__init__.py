@@ -13,6 +13,7 @@ from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
+from trainvitals_monitor.detectors.counter_stuck import CounterStuck
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
 from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
@@ -78,6 +79,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     UpdateRatioOutOfRange,
     FrozenParameterMoved,
     OptimizerStateLowPrecision,
+    CounterStuck,
     UpdatesLost,
     ParameterStuck,
     EvalModeInTraining,

@@ -82,11 +82,11 @@ class OptimizerStateLowPrecision(Detector):
         counts = values[-1][stuck]
         yield Claim(
             tensors=suspects[stuck],
-            message="the optimizer's counter of {fqn} has stood at {count} for {steps} steps, where {dtype} can count no "
+            message="the optimizer's counter of {fqn} has stood at {reached} for {steps} steps, where {dtype} can count no "
             "further.",
             advice="Keep the counter as a Python number or in float32.",
             evidence={
-                "count": counts.astype(np.int64),
+                "reached": counts.astype(np.int64),
                 "steps": (view.step - began)[stuck],
                 "dtype": [_LAST_COUNTS[count] for count in counts.tolist()],
             },

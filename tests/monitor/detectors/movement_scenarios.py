@@ -9,6 +9,7 @@ from typing import Any
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
 from trainvitals.contract import Contract
+from trainvitals_monitor.detectors.counter_stuck import CounterStuck
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
@@ -241,3 +242,35 @@ def declared_frozen_and_loaded() -> Stream:
     stream.checkpoint("load")
     stream.step(values={"*": 8.0}, updates={"teacher.weight": 3.0})
     return stream
+
+
+def _counter(dtype: str, counts: list[float]) -> Stream:
+    """A buffer that counts, beside a weight."""
+    stream = Stream(["w", tensor("seen", kind="buffer", shape=[1], dtype=dtype)])
+    for count in counts:
+        stream.step(values={"*": 1.0}, extremes={"seen": (count, count)})
+    return stream
+
+
+@SCENARIOS.fires(CounterStuck, Severity.WARNING, first_step=56, subject="seen", says="256")
+def counter_of_a_model_in_bfloat16() -> Stream:
+    """It was cast with the model."""
+    return _counter("bfloat16", [min(count, 256) for count in range(201, 280)])
+
+
+@SCENARIOS.silent(CounterStuck)
+def counter_in_float32() -> Stream:
+    """256 is a number like others."""
+    return _counter("float32", [float(count) for count in range(201, 280)])
+
+
+@SCENARIOS.silent(CounterStuck)
+def counter_that_is_cleared() -> Stream:
+    """It ends at 256 and begins again."""
+    return _counter("bfloat16", [float(count % 257) for count in range(200, 600)])
+
+
+@SCENARIOS.silent(CounterStuck)
+def constant_of_256() -> Stream:
+    """A size, kept as a buffer."""
+    return _counter("bfloat16", [256.0] * 60)

@@ -133,7 +133,7 @@ def rolled_back_within_the_process() -> Stream:
     return stream
 
 
-@SCENARIOS.fires(OptimizerStateLowPrecision, Severity.WARNING, first_step=256, says="bfloat16")
+@SCENARIOS.fires(OptimizerStateLowPrecision, Severity.WARNING, first_step=256, says="stood at 256")
 def counter_in_bfloat16() -> Stream:
     """257 is 256 in bfloat16."""
     return _counted([min(count, 256) for count in range(1, 290)])
