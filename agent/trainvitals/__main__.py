@@ -16,6 +16,7 @@ COMMANDS = (
     ("run", "run an unchanged training script with the agent attached"),
     ("check", "run a script for some steps, and list what is silently wrong with it"),
     ("contract", "write the lock file of a healthy run's training state"),
+    ("compare", "set a run beside a good one: where and when do they part?"),
     ("demo", "see a real bug being found, in two minutes"),
     ("serve", "start a monitor, which takes facts from running trainers"),
     ("runs", "list the runs that a monitor has seen"),
