@@ -5,12 +5,16 @@ VENV ?= .venv
 FAULT ?= expert-bias
 LINGER ?= 600
 WORKERS ?= 2
+# 1: also install the libraries of requirements/trainers.txt (1.5 GB) and run the tests that need them.
+TRAINERS ?= 0
 # Where CPU builds of torch are looked for; plain PyPI wheels for Linux bring gigabytes of CUDA. If it cannot be
 # reached, what pip finds by itself is taken. `make TORCH_INDEX= ...` leaves it out.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_TRAINERS := $(if $(filter 1,$(TRAINERS)),$(VENV)/.installed-trainers)
+TORCHTITAN := torchtitan==0.3.0
 # Two gloo processes or two test workers that each spin on every core take ten times as long.
 QUIET_THREADS := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1
 SOURCES := agent monitor tests benchmarks
@@ -26,8 +30,8 @@ help: ## list the targets
 demo: $(INSTALLED) ## train a small model with a real fault in it, and see it found
 	@$(BIN)/trainvitals demo --fault $(FAULT) --linger $(LINGER)
 
-test: lint ## everything that CI runs
-	$(QUIET_THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+test: lint $(INSTALLED_TRAINERS) ## everything that CI runs (it sets TRAINERS=1)
+	$(QUIET_THREADS) $(if $(INSTALLED_TRAINERS),REQUIRE_TRAINERS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED) ## format, style, types, layers, generated files: the quick half of `make test`
 	$(BIN)/ruff format --check .
@@ -59,4 +63,10 @@ $(INSTALLED): requirements/dev.txt requirements/torch.txt pyproject.toml
 	fi; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -r requirements/torch.txt $${index:+--extra-index-url "$$index"}
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-trainers: $(INSTALLED) requirements/trainers.txt
+	@echo "Installing trainers into $(VENV) (once; some minutes) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt -r requirements/torch.txt -r requirements/trainers.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TORCHTITAN)
 	@touch $@

@@ -45,11 +45,7 @@ def roots_of(optimizers: Iterable[Optimizer]) -> list[nn.Module]:
     # One whose __init__ has not run (yet) has no modules to ask for.
     modules = [each for each in _live(nn.Module) if "_modules" in vars(each)]
     inner = {id(child) for module in modules for child in module._modules.values()}
-    owned = [
-        (module, held.intersection(map(id, module.parameters())))
-        for module in modules
-        if id(module) not in inner
-    ]
+    owned = [(module, held & _ids_of(module)) for module in modules if id(module) not in inner]
     owned = [(module, ids) for module, ids in owned if ids]
     kept: set[int] = set()
     covered: set[int] = set()
@@ -73,8 +69,19 @@ def parameters_of(optimizers: Iterable[Optimizer]) -> list[Any]:
 
 def owned_by(roots: Sequence[nn.Module], optimizer: Optimizer) -> bool:
     """Whether any of the optimizer's parameters is in one of the models."""
-    ids = {id(parameter) for root in roots for parameter in root.parameters()}
+    ids = {each for root in roots for each in _ids_of(root)}
     return any(id(parameter) in ids for parameter in parameters_of([optimizer]))
+
+
+def _ids_of(module: nn.Module) -> set[int]:
+    """Its parameters, and the fp32 master weights that stand for them in an optimizer (Megatron-LM's `main_param`)."""
+    ids = set()
+    for parameter in module.parameters():
+        ids.add(id(parameter))
+        master = getattr(parameter, "main_param", None)
+        if master is not None:
+            ids.add(id(master))
+    return ids
 
 
 def _live(kind: type[Any]) -> list[Any]:

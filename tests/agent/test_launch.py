@@ -315,6 +315,25 @@ def test_trials_are_followed_up_to_a_bound(tmp_path: Path) -> None:
     assert f"not watched: what {12 - MAX_AGENTS} later optimizer" in done.stderr
 
 
+def test_master_weights_stand_for_the_model(tmp_path: Path) -> None:
+    """Megatron-LM's optimizers hold fp32 clones; each parameter has its own as `main_param`."""
+    script = write(
+        tmp_path,
+        """
+        model.to(torch.bfloat16)
+        for parameter in model.parameters(): parameter.main_param = parameter.detach().float()
+        optimizer = torch.optim.SGD([p.main_param for p in model.parameters()], lr=0.1)
+        for _ in range(2):
+            for parameter in model.parameters(): parameter.main_param.grad = torch.ones_like(parameter.main_param)
+            optimizer.step()
+            for parameter in model.parameters(): parameter.data.copy_(parameter.main_param)
+        """,
+    )
+    done = run(tmp_path, script)
+    assert "Sequential, 4 tensors" in done.stderr, done.stderr
+    assert steps(tmp_path) == [1, 2]
+
+
 def test_phantom_steps_attach_nothing(tmp_path: Path) -> None:
     """get_optimizer_state_dict steps a fresh optimizer with lr 0: that is no first step."""
     script = write(
