@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.incidents.healthy_runs.resuming import RESUME, Parts, resumed
-from tests.incidents.healthy_runs.run import Run, perceptron, warm_up_and_cosine
+from tests.incidents.healthy_runs.resuming import RESUME, Parts, resumed, saved
+from tests.incidents.healthy_runs.run import Run, blobs, perceptron, warm_up_and_cosine
 from tests.incidents.state_faults import StateFaults
 
 FAULTS = StateFaults()
@@ -116,3 +116,44 @@ def schedule_begun_again(healthy: bool) -> Run:
             parts["scheduler"].load_state_dict(state["scheduler"])
 
     return resumed(make, load=load)
+
+
+@FAULTS.of("load-incomplete", steps=60, onset=RESUME)
+def prefix_that_one_part_has(healthy: bool) -> Run:
+    """The neck was wrapped when it was saved: its keys have a prefix, and the load passes over them."""
+
+    def make(attempt: int) -> Parts:
+        model = nn.Sequential()
+        model.add_module("body", perceptron(16, 32, 32, 32))
+        model.add_module("neck", nn.Linear(32, 32))
+        model.add_module("head", nn.Linear(32, 4))
+        return {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.02)}
+
+    def load(parts: Parts, state: Parts) -> None:
+        wrapped = {
+            name if healthy or not name.startswith("neck") else f"_orig_mod.{name}": each
+            for name, each in state["model"].items()
+        }
+        parts["model"].load_state_dict(wrapped, strict=False)
+
+    return resumed(make, load=load)
+
+
+@FAULTS.of("checkpoint-incomplete", steps=60, onset=RESUME - 1, subject="1.running")
+def only_parameters_saved(healthy: bool) -> Run:
+    """Running statistics are buffers; training goes on with the same objects."""
+    model = _batch_normed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+
+    def step(i: int) -> float:
+        if i == RESUME:
+            state = model.state_dict() if healthy else dict(model.named_parameters())
+            saved({"model": state, "optimizer": optimizer.state_dict()})
+        values, labels = blobs(i)
+        loss = nn.functional.cross_entropy(model(values), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Run(model, optimizer, step)

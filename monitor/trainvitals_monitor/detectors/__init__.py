@@ -10,6 +10,7 @@ from __future__ import annotations
 from trainvitals_monitor.detectors.average_stuck import AverageStuck
 from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
 from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
+from trainvitals_monitor.detectors.checkpoint_incomplete import CheckpointIncomplete
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
@@ -28,6 +29,7 @@ from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleare
 from trainvitals_monitor.detectors.gradient_vanishing import GradientVanishing
 from trainvitals_monitor.detectors.gradient_zero import GradientZero
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
+from trainvitals_monitor.detectors.load_incomplete import LoadIncomplete
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
@@ -64,7 +66,9 @@ DETECTORS: tuple[type[Detector], ...] = (
     ResumeDiscontinuity,
     MomentsPermuted,
     OptimizerStateReset,
+    LoadIncomplete,
     CheckpointStale,
+    CheckpointIncomplete,
     CheckpointKeysChanged,
     ReplicaDivergence,
     OptimizerHoldsDeadParameter,

@@ -1,5 +1,5 @@
 """
-Runs for checkpoint-stale, checkpoint-keys-changed and resume-not-applied.
+Runs for checkpoint-stale, checkpoint-keys-changed, checkpoint-incomplete, load-incomplete and resume-not-applied.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import numpy as np
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, digest_of, tensor
 from trainvitals.facts import SKETCH_SIZE
+from trainvitals_monitor.detectors.checkpoint_incomplete import CheckpointIncomplete
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
+from trainvitals_monitor.detectors.load_incomplete import LoadIncomplete
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.findings import Severity
 
@@ -275,3 +277,101 @@ def adapters_loaded_over_a_base() -> Stream:
     stream.checkpoint("load", keys=["lora.a", "lora.b", "lora.c"], missing=WEIGHTS)
     stream.step(values={"*": 1.0})
     return stream
+
+
+def _with_statistics(saved: list[str], **fields: Any) -> Stream:
+    """A model whose tensors all move, and a save of some of them."""
+    names = ["embed.weight", "norm.weight", "norm.bias", "head.weight"]
+    stream = Stream([*names, tensor("norm.running_mean", kind="buffer")])
+    stream.optimizers([names])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, steps=5)
+    stream.checkpoint(keys=saved, path="step-5.pt", **fields)
+    return stream
+
+
+PARAMETERS = ["embed.weight", "norm.weight", "norm.bias", "head.weight"]
+
+
+@SCENARIOS.fires(CheckpointIncomplete, Severity.WARNING, subject="norm.running_mean", first_step=5)
+def buffers_left_out() -> Stream:
+    """Only parameters, and the optimizer."""
+    return _with_statistics(PARAMETERS, has_optimizer=True)
+
+
+@SCENARIOS.fires(CheckpointIncomplete, Severity.WARNING, subject="head.weight")
+def head_left_out() -> Stream:
+    """A filter took more than was meant."""
+    saved = ["embed.weight", "norm.weight", "norm.bias", "norm.running_mean"]
+    return _with_statistics(saved, has_optimizer=True)
+
+
+@SCENARIOS.silent(CheckpointIncomplete)
+def everything_saved() -> Stream:
+    """All five."""
+    return _with_statistics([*PARAMETERS, "norm.running_mean"], has_optimizer=True)
+
+
+@SCENARIOS.silent(CheckpointIncomplete)
+def parameters_exported() -> Stream:
+    """Without an optimizer nobody means to go on from it."""
+    return _with_statistics(PARAMETERS)
+
+
+@SCENARIOS.silent(CheckpointIncomplete)
+def saved_in_shards() -> Stream:
+    """Each file has a part."""
+    stream = _with_statistics([*PARAMETERS, "norm.running_mean"])
+    stream.checkpoint(keys=PARAMETERS, path="model-1-of-2.pt", has_optimizer=True)
+    return stream
+
+
+@SCENARIOS.silent(CheckpointIncomplete)
+def adapters_saved_with_their_optimizer() -> Stream:
+    """The base is frozen; that its norm's statistics move is not the adapters' business."""
+    base = ["base.weight", "base.norm.weight"]
+    stream = Stream(
+        [
+            *(tensor(name, trainable=False) for name in base),
+            tensor("base.norm.running_mean", kind="buffer"),
+            "lora.a",
+            "lora.b",
+        ]
+    )
+    stream.optimizers([["lora.a", "lora.b"]])
+    moving = {"lora.a": 0.1, "lora.b": 0.1, "base.norm.running_mean": 0.1, "*": 0.0}
+    stream.step(values={"*": 1.0}, updates=moving, steps=5)
+    stream.checkpoint(keys=["lora.a", "lora.b"], path="step-5.pt", has_optimizer=True)
+    return stream
+
+
+@SCENARIOS.silent(CheckpointIncomplete)
+def saved_by_another_name() -> Stream:
+    """An entry that could not be placed has the shape of what seems to lack."""
+    return _with_statistics([*PARAMETERS, "statistics.mean"], has_optimizer=True)
+
+
+def _loaded(keys: list[str], missing: list[str], unexpected: list[str]) -> Stream:
+    stream = Stream(WEIGHTS)
+    stream.checkpoint("load", keys=keys, missing=missing, unexpected=unexpected)
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(LoadIncomplete, Severity.WARNING, says="passed over 6 tensors")
+def layers_under_a_prefix() -> Stream:
+    """The layers were compiled when they were saved, embedding and output were not."""
+    layers = WEIGHTS[1:-1]
+    wrapped = [f"_wrapped.{fqn}" for fqn in layers]
+    return _loaded([WEIGHTS[0], *wrapped, WEIGHTS[-1]], layers, wrapped)
+
+
+@SCENARIOS.silent(LoadIncomplete)
+def loaded_with_another_head() -> Stream:
+    """Same shape, other name: a new head instead of an old one."""
+    return _loaded([*WEIGHTS[:-1], "classifier.weight"], ["output.weight"], ["classifier.weight"])
+
+
+@SCENARIOS.silent(LoadIncomplete)
+def loaded_completely() -> Stream:
+    """Nothing is missing, something is superfluous."""
+    return _loaded([*WEIGHTS, "old.output.weight"], [], ["old.output.weight"])
