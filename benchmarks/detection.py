@@ -74,6 +74,8 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "divergence": ("replica-divergence",),
     "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck", "counter-stuck"),
+    "inputs": ("batch-repeated", "replicas-fed-same-batch"),
+    "same_data": ("batch-repeated", "replicas-fed-same-batch"),
     "ema": ("buffer-stuck", "batch-norm-frozen", "average-stuck", "resume-discontinuity"),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),

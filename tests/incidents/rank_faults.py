@@ -204,6 +204,22 @@ def begun_from_different_weights(healthy: bool, rank: int) -> Run:
     return Run(model, optimizer, step)
 
 
+@FAULTS.of("replicas-fed-same-batch", within=8)
+def loader_without_a_sampler(healthy: bool, rank: int) -> Run:
+    """Both ranks draw the same batches."""
+    model = DistributedDataParallel(_network())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        loss = _loss(model, i, rank if healthy else 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Run(model, optimizer, step)
+
+
 @FAULTS.of()
 def outer_and_inner_steps(healthy: bool, rank: int) -> Run:
     """DiLoCo: plain models, ten steps of their own, then the average."""

@@ -44,6 +44,7 @@ from trainvitals_monitor.detectors.optimizer_state_reset import OptimizerStateRe
 from trainvitals_monitor.detectors.parameter_not_in_optimizer import ParameterNotInOptimizer
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.replica_divergence import ReplicaDivergence
+from trainvitals_monitor.detectors.replicas_fed_same_batch import ReplicasFedSameBatch
 from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
@@ -71,6 +72,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     CheckpointIncomplete,
     CheckpointKeysChanged,
     ReplicaDivergence,
+    ReplicasFedSameBatch,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     StepsSkipped,

@@ -10,6 +10,7 @@ from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, digest_of, tensor
 from trainvitals.frame import TensorInfo
 from trainvitals_monitor.detectors.replica_divergence import ReplicaDivergence
+from trainvitals_monitor.detectors.replicas_fed_same_batch import ReplicasFedSameBatch
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -143,3 +144,36 @@ def all_plain_parameters_part() -> Stream:
         [_plain("a"), _plain("b")], {"a": 10, "b": 10}, steps=100, grows=1.0, averaged_every=16,
         spread=0.1,
     )  # fmt: skip
+
+
+def _fed(*, differs: bool = False, changes: bool = True, group: tuple[int, int] = (0, 2)) -> Stream:
+    stream = Stream([_replica("a")], world_size=2)
+    for step in range(1, 21):
+        batch = 100 + step * changes
+        stream.inputs({0: batch, 1: batch + 1000 * differs}, group=group)
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(ReplicasFedSameBatch, Severity.WARNING, first_step=1, says="All 2")
+def one_batch_for_all_ranks() -> Stream:
+    """Another one at each step."""
+    return _fed()
+
+
+@SCENARIOS.silent(ReplicasFedSameBatch)
+def each_rank_has_its_batch() -> Stream:
+    """A distributed sampler."""
+    return _fed(differs=True)
+
+
+@SCENARIOS.silent(ReplicasFedSameBatch)
+def one_batch_for_ever() -> Stream:
+    """Overfitting one batch, or a benchmark: nothing changes."""
+    return _fed(changes=False)
+
+
+@SCENARIOS.silent(ReplicasFedSameBatch)
+def tensor_parallel_ranks() -> Stream:
+    """Each is a data parallel group by itself."""
+    return _fed(group=(0, 1))
