@@ -32,8 +32,8 @@ STRANGE = [
         strange_states,
         strange_changes,
         strange_gradients,
+        strange_resumes,
     )
-    for file in (strange_runs, strange_states, strange_changes, strange_gradients, strange_resumes)
     for run in file.RUNS
 ]
 
