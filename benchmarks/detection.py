@@ -97,7 +97,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "gradient-vanishing",
     ),
     "router": ("router-collapse", "expert-load-imbalance", "expert-dead", "expert-bias-drift"),
-    "schedule": ("learning-rate-zero",),
+    "schedule": ("learning-rate-zero", "learning-rate-vanished", "resume-discontinuity"),
     "steps": ("steps-skipped",),
     "tied": ("tied-weights-broken", "slot-replaced"),
     "vanishing": ("norm-collapse", "gradient-vanishing", "gradient-zero"),

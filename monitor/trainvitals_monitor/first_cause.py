@@ -79,6 +79,7 @@ EXPLAINS: Mapping[str, Effects] = {
     "learning-rate-zero": Effects(
         ("parameter-stuck", "updates-lost", "lora-b-stuck"), spreads=True
     ),
+    "learning-rate-vanished": Effects(("parameter-stuck", "updates-lost", "lora-b-stuck")),
     "gradient-zero": Effects(("parameter-stuck", "lora-b-stuck")),
     "gradient-missing": Effects(("parameter-stuck", "lora-b-stuck")),
     "gradient-not-cleared": Effects((*_BLOWN_UP, "gradient-clipped-away"), spreads=True),

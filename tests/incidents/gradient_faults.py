@@ -119,6 +119,27 @@ def decay_without_a_bound(healthy: bool) -> Run:
     return _scheduled(lambda i: 1 - i / (60 if healthy else 30))
 
 
+@FAULTS.of("learning-rate-vanished", steps=90, onset=47)
+def decay_for_epochs_in_every_step(healthy: bool) -> Run:
+    """A quarter less in every step; the twin's in every 30th."""
+    return _scheduled(lambda i: 0.75 ** (i // 30 if healthy else i))
+
+
+@FAULTS.of("learning-rate-zero", steps=60, onset=0, subject="0.weight")
+def rate_assigned_behind_the_loop(healthy: bool) -> Run:
+    """An optimizer made with a rate of zero; only the last group is given one."""
+    model = perceptron(16, 32, 4)
+    groups = [{"params": list(layer.parameters())} for layer in (model[0], model[2])]
+    optimizer = torch.optim.AdamW(groups, lr=0.0)
+
+    def step(i: int) -> float:
+        for group in optimizer.param_groups if healthy else optimizer.param_groups[-1:]:
+            group["lr"] = 3e-3 * min(1.0, (i + 1) / 10)
+        return update(optimizer, functional.cross_entropy(model(blobs(i)[0]), blobs(i)[1]))
+
+    return Run(model, optimizer, step)
+
+
 class _Deep(nn.Module):
     """Sixteen layers; `residual`: each adds to what comes in."""
 

@@ -252,6 +252,7 @@ class Stream:
         group_optimizer: Sequence[int] | None = None,
         foreign: Sequence[ForeignParameter] = (),
         masters: bool = False,
+        default_lr: Sequence[float | None] = (),
     ) -> None:
         """An OptimizersSeen with the next step: the FQNs that each parameter group holds."""
         for rank in self._ranks:
@@ -262,6 +263,7 @@ class Stream:
                 group_tensors=[[self.index(fqn, rank) for fqn in group] for group in groups],
                 foreign=list(foreign),
                 masters=masters,
+                default_lr=list(default_lr),
             )
             self._waiting.append((rank, event))
 

@@ -96,6 +96,7 @@ class Optimizers(Probe):
             group_tensors=[list(group) for holding in holdings for group in holding.groups],
             foreign=foreign[:MAX_FOREIGN],
             masters=any(holding.masters for holding in holdings),
+            default_lr=[_default_lr(optimizer) for optimizer in optimizers],
         )
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
@@ -137,6 +138,11 @@ def _count(optimizer: Optimizer, where: tuple[int, int]) -> int | None:
     state: dict[str, Any] = optimizer.state.get(_parameter(optimizer, where), {})
     number = number_of(state.get("step", group.get("step")))
     return None if number is None else int(number)
+
+
+def _default_lr(optimizer: Optimizer) -> float | None:
+    lr = number_of(getattr(optimizer, "defaults", {}).get("lr"))
+    return lr if lr is not None and math.isfinite(lr) else None
 
 
 def _rates(group: dict[str, Any]) -> _Rates | None:

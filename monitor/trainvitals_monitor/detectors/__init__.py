@@ -28,6 +28,7 @@ from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.gradient_vanishing import GradientVanishing
 from trainvitals_monitor.detectors.gradient_zero import GradientZero
+from trainvitals_monitor.detectors.learning_rate_vanished import LearningRateVanished
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.detectors.load_incomplete import LoadIncomplete
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
@@ -77,6 +78,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ParameterNotInOptimizer,
     StepsSkipped,
     LearningRateZero,
+    LearningRateVanished,
     GradientMissing,
     GradientZero,
     GradientNotCleared,

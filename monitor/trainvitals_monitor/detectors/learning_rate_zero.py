@@ -20,6 +20,8 @@ class LearningRateZero(Detector):
         Every parameter group's learning rate is exactly zero: it came down to it, and training goes on for more steps
         than the end of a schedule explains (at once where `Contract(total_steps=)` says that much of the training was
         still to come); or it has been zero since the attempt began. Or a learning rate that was positive is below zero.
+        Or one group's is zero from the start on while others of its optimizer train, and zero is what the optimizer was
+        made with: nobody gave that group a rate.
 
     Why it matters:
         At zero every further step is wasted: the model no longer learns. Below zero each step goes up the gradient.
@@ -28,14 +30,17 @@ class LearningRateZero(Detector):
         The scheduler is stepped per microbatch or once per process, so that a schedule for N steps ends after a part of
         them (https://github.com/huggingface/accelerate/issues/963, https://github.com/sgl-project/SpecForge/issues/364);
         it was given the number of epochs, not of steps; a warm-up from zero whose scheduler is never stepped; a linear
-        decay without a lower bound.
+        decay without a lower bound; an optimizer made with a rate of 0, for the schedule is to set it, and an assignment
+        that only reaches the last group, as it stands behind the loop over them
+        (https://github.com/rasbt/LLMs-from-scratch/issues/692).
 
     Fix:
         Step the scheduler once per optimizer step, give it the number of those, and clamp what it returns at zero.
 
     Misses:
-        Schedules that end too early above zero, or begin again. Single groups at zero, which may be frozen so. A run that
-        is finished and goes on for other reasons at a rate of zero is reported.
+        Schedules that end too early above zero (see learning-rate-vanished), or begin again. Single groups at zero in an
+        optimizer that was made with another rate: they may be frozen so. A run that is finished and goes on for other
+        reasons at a rate of zero is reported.
     """
 
     name = "learning-rate-zero"
@@ -80,6 +85,7 @@ class LearningRateZero(Detector):
         if below.any():
             yield _below(view, rates, np.flatnonzero(below))
         if not (rates.lr == 0).all():
+            yield from self._never_set(view, rates)
             return
         since = int(np.max(rates.changed))
         steps = view.step - since + 1
@@ -91,6 +97,23 @@ class LearningRateZero(Detector):
         too_many = steps >= max(self.value("steps"), self.value("share") * before)
         if too_many or (steps >= 2 and self._much_is_to_come(view)):
             yield _at_zero(since, steps, "after coming down to it")
+
+    def _never_set(self, view: View, rates: Rates) -> Iterable[Claim]:
+        """Groups at the rate their optimizer was made with, zero, beside others that were given one."""
+        seen = view.optimizers
+        if seen is None or not seen.default_lr:
+            return
+        steps = view.step - rates.changed + 1
+        for number, default in enumerate(seen.default_lr):
+            mine = np.array(seen.group_optimizer[: len(rates.lr)]) == number
+            if default != 0 or not (mine & (rates.lr > 0)).any():
+                continue
+            unset = mine & (rates.lr == 0) & ~(rates.peak > 0)
+            for group in np.flatnonzero(unset & (steps >= self.value("first_steps"))).tolist():
+                held = np.array(sorted({i for i in seen.group_tensors[group] if i >= 0}), np.int64)
+                held = held[view.tensors.trainable[held]]
+                if len(held):
+                    yield _unset(held, int(rates.changed[group]), int(steps[group]))
 
     def _much_is_to_come(self, view: View) -> bool:
         total = view.contract.total_steps
@@ -115,6 +138,21 @@ def _below(view: View, rates: Rates, groups: IntArray) -> Claim:
         first_step=int(rates.changed[groups[0]]),
         severity=Severity.CRITICAL,
         key="below zero",
+    )
+
+
+def _unset(tensors: IntArray, since: int, steps: int) -> Claim:
+    return Claim(
+        tensors=tensors,
+        message="the learning rate of {fqn} and the {tensors} tensors of its group is the 0 that their optimizer was made "
+        "with, for {steps} steps now, while other groups have one: nobody set it.",
+        advice="Assign the rate to every group, within the loop over them; freeze what is not to be trained.",
+        evidence={
+            "tensors": np.full(len(tensors), len(tensors)),
+            "steps": np.full(len(tensors), steps),
+        },
+        first_step=since,
+        key="never set",
     )
 
 

@@ -95,12 +95,17 @@ class Rates(NamedTuple):
     Learning rates by parameter group [g], groups counted through all optimizers of one rank.
 
     `former_peak`: the largest rate before the last change, NaN if there was none; `changed`: the step of that change,
-    the first one's for a group that never changed.
+    the first one's for a group that never changed; `peak`: the largest rate so far. `halved`: by group, the steps since
+    which the rate has been at or below the half, the quarter, ... of its peak; `falls`: how often it was told lower
+    since it last rose.
     """
 
     lr: FloatArray
     former_peak: FloatArray
     changed: FloatArray
+    peak: FloatArray
+    halved: tuple[tuple[int, ...], ...]
+    falls: tuple[int, ...]
 
 
 class Held:
@@ -136,8 +141,17 @@ class Held:
         for _, report in sorted(self._reports.items()):
             if report.seen is not None and len(report.lr):
                 count = len(report.seen.group_tensors)
-                columns = (report.lr, report.former_peak, report.changed)
-                return Rates(*(column[:count] for column in columns))
+                columns = (report.lr, report.former_peak, report.changed, report.peak_lr)
+                lr, former_peak, changed, peak = (column[:count] for column in columns)
+                descents = [report.schedules.descent(group) for group in range(len(lr))]
+                return Rates(
+                    lr,
+                    former_peak,
+                    changed,
+                    peak,
+                    tuple(each.halved for each in descents),
+                    tuple(each.falls for each in descents),
+                )
         return None
 
     def peak_lr(self, num_tensors: int) -> FloatArray:
@@ -226,4 +240,9 @@ def _joined(one: OptimizersSeen, other: OptimizersSeen) -> OptimizersSeen:
         group_tensors=[*one.group_tensors, *other.group_tensors],
         foreign=[*one.foreign, *foreign],
         masters=one.masters or other.masters,
+        default_lr=[*_defaults(one), *_defaults(other)],
     )
+
+
+def _defaults(seen: OptimizersSeen) -> list[float | None]:
+    return seen.default_lr or [None] * len(seen.optimizers)

@@ -4,11 +4,25 @@ How a parameter group's learning rate began, where it is, and whether it has com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 FIRST_RATES = 4
 """Learning rates of an attempt's first steps that are remembered one by one."""
+
+MAX_HALVINGS = 64
+
+
+class Descent(NamedTuple):
+    """
+    How far a learning rate has come down: the steps since which it has been at or below the half, the quarter, ... of its
+    peak, and how often it was lower than before since it last rose.
+    """
+
+    halved: tuple[int, ...] = ()
+    falls: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,8 @@ class Schedules:
         self._last: dict[int, float] = {}
         self._fallen: set[int] = set()
         self._revivals: dict[int, int] = {}
+        self._peak: dict[int, float] = {}
+        self._descents: dict[int, Descent] = {}
 
     def tell(self, groups: Iterable[int], rates: Iterable[float], step: int) -> None:
         """The rates of some groups from this step on."""
@@ -50,7 +66,20 @@ class Schedules:
             elif rate > last and group in self._fallen:
                 self._fallen.discard(group)
                 self._revivals[group] = self._revivals.get(group, 0) + 1
+            self._descend(group, rate, last, step)
             self._last[group] = rate
+
+    def _descend(self, group: int, rate: float, last: float, step: int) -> None:
+        peak = self._peak[group] = max(rate, self._peak.get(group, rate))
+        halved, falls = self.descent(group)
+        count = _halvings(peak, rate)
+        new = (step,) * (count - len(halved))
+        falls = 0 if rate > last else falls + (rate < last)
+        self._descents[group] = Descent((*halved[:count], *new), falls)
+
+    def descent(self, group: int) -> Descent:
+        """How far the group's rate is below its peak."""
+        return self._descents.get(group, Descent())
 
     def of(self, group: int) -> Schedule | None:
         """What is remembered of a group; None if nothing was told."""
@@ -64,3 +93,11 @@ class Schedules:
             last=self._last[group],
             revivals=self._revivals.get(group, 0),
         )
+
+
+def _halvings(peak: float, rate: float) -> int:
+    if not 0 < peak < math.inf:
+        return 0
+    if not rate > 0:
+        return MAX_HALVINGS
+    return min(MAX_HALVINGS, math.floor(math.log2(peak) - math.log2(rate)))

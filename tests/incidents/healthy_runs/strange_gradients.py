@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from tests.incidents.healthy_runs.run import (
     HealthyRuns,
@@ -206,5 +207,39 @@ def head_that_begins_late() -> Run:
         if i >= 60:
             loss = loss + 0.3 * F.cross_entropy(late(hidden), labels)
         return update(optimizer, loss)
+
+    return Run(model, optimizer, step)
+
+
+@RUNS.of(150)
+def unfrozen_layer_by_layer_through_rates() -> Run:
+    """Groups rest at a rate of zero, from the head back to the front one after the other begins; one never does."""
+    model = perceptron(16, 32, 32, 32, 4)
+    layers = [layer for layer in model if isinstance(layer, nn.Linear)]
+    optimizer = torch.optim.AdamW([{"params": list(each.parameters())} for each in layers], lr=3e-3)
+    begins = [10**9, 100, 50, 0]
+    schedule = LambdaLR(optimizer, [lambda i, b=begin: float(i >= b) for begin in begins])  # type: ignore[misc]
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        loss = update(optimizer, F.cross_entropy(model(values), labels))
+        schedule.step()
+        return loss
+
+    return Run(model, optimizer, step)
+
+
+@RUNS.of(400)
+def rate_that_a_plateau_brings_down() -> Run:
+    """ReduceLROnPlateau on a loss that has long reached what it can: the rate falls by ten, down to its bound."""
+    model = perceptron(16, 32, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = ReduceLROnPlateau(optimizer, patience=10)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i, noise=0.2)
+        loss = update(optimizer, F.cross_entropy(model(values), labels, label_smoothing=0.1))
+        schedule.step(loss)
+        return loss
 
     return Run(model, optimizer, step)

@@ -1,24 +1,30 @@
 """
-Runs for learning-rate-zero.
+Runs for learning-rate-zero and learning-rate-vanished.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream
 from trainvitals.contract import Contract
+from trainvitals_monitor.detectors.learning_rate_vanished import LearningRateVanished
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
 
 
-def _run(rates: Iterable[float | Sequence[float]], total_steps: int | None = None) -> Stream:
-    """Two groups of one parameter each, at these rates."""
+def _run(
+    rates: Iterable[float | Sequence[float]],
+    total_steps: int | None = None,
+    default: float | None = None,
+) -> Stream:
+    """Two groups of one parameter each, at these rates; `default`: what the optimizer was made with."""
     stream = Stream(["a", "b"], contract=Contract(total_steps=total_steps))
-    stream.optimizers([["a"], ["b"]])
+    stream.optimizers([["a"], ["b"]], default_lr=[default])
     for rate in rates:
         both = [rate, rate] if isinstance(rate, (int, float)) else rate
         stream.step(values={"*": 1.0}, lr=both)
@@ -68,7 +74,25 @@ def the_declared_end() -> Stream:
 @SCENARIOS.silent(LearningRateZero)
 def one_group_at_rest() -> Stream:
     """Frozen by its rate."""
-    return _run([(1e-3, 0.0)] * 60)
+    return _run([(1e-3, 0.0)] * 60, default=1e-3)
+
+
+@SCENARIOS.fires(LearningRateZero, Severity.WARNING, subject="b", first_step=1, says="nobody set")
+def group_that_nobody_set() -> Stream:
+    """The optimizer was made with zero, and the loop reaches one group only."""
+    return _run([(rate, 0.0) for rate in _decay(60)], default=0.0)
+
+
+@SCENARIOS.silent(LearningRateZero)
+def group_that_comes_to_rest() -> Stream:
+    """It had a rate, and is frozen later on."""
+    return _run([*([1e-3] * 5), *([(1e-3, 0.0)] * 60)], default=0.0)
+
+
+@SCENARIOS.silent(LearningRateZero)
+def group_that_begins_later() -> Stream:
+    """A schedule of its own, with a rest of twenty steps before it."""
+    return _run([*([(1e-3, 0.0)] * 20), *([1e-3] * 40)], default=0.0)
 
 
 @SCENARIOS.silent(LearningRateZero)
@@ -81,3 +105,41 @@ def warm_up_from_zero() -> Stream:
 def negative_from_the_start() -> Stream:
     """Ascent on purpose, as for the multipliers of a constraint."""
     return _run([(1e-3, -1e-3)] * 40)
+
+
+@SCENARIOS.fires(LearningRateVanished, Severity.WARNING, subject="b", first_step=50)
+def factor_in_every_step() -> Stream:
+    """One group's rate loses a quarter in every step."""
+    return _run([(1e-3, 1e-3 * 0.75**step) for step in range(70)])
+
+
+@SCENARIOS.silent(LearningRateVanished)
+def decay_for_steps() -> Stream:
+    """By a tenth of a percent in each, as far as it gets."""
+    return _run([1e-3 * 0.999**step for step in range(400)])
+
+
+@SCENARIOS.silent(LearningRateVanished)
+def decay_by_epochs() -> Stream:
+    """By a fifth every twenty steps, for far too many epochs."""
+    return _run([1e-3 * 0.8 ** (step // 20) for step in range(1500)])
+
+
+@SCENARIOS.silent(LearningRateVanished)
+def cosines_to_zero() -> Stream:
+    """They begin again and again, each next to zero at its end."""
+    return _run(
+        [1e-3 * 0.5 * (1 + math.cos(math.pi * (step % 50) / 49.999)) for step in range(200)]
+    )
+
+
+@SCENARIOS.silent(LearningRateVanished)
+def power_to_zero() -> Stream:
+    """The fourth power of what is left."""
+    return _run([1e-3 * (1 - step / 300) ** 4 for step in range(300)])
+
+
+@SCENARIOS.silent(LearningRateVanished)
+def lower_bound() -> Stream:
+    """A fast decay that ends at a thousandth."""
+    return _run([max(1e-6, 1e-3 * 0.7**step) for step in range(100)])
