@@ -50,7 +50,8 @@ class Config:
     `store`: a folder (made if missing), an .sqlite or .db file, or a sqlite:/// URL. `ingest_token`, `read_token`: None
     means open, which is refused on an address that others can reach unless `insecure`. `public_url`: how people reach
     the pages, for links; the address that is listened on if empty. `idle_exit_s`: end after so long without requests.
-    `tuning`: thresholds that differ, for all runs.
+    `tuning`: thresholds that differ, for all runs. `notify`: where findings are told (notify.py), with `notify_over` also
+    when they are over.
     """
 
     host: str = "127.0.0.1"
@@ -62,6 +63,8 @@ class Config:
     public_url: str = ""
     idle_exit_s: float | None = None
     tuning: Tuning | None = None
+    notify: tuple[str, ...] = field(default=(), repr=False)
+    notify_over: bool = False
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -98,13 +101,27 @@ class Config:
 
 def read_token_file(path: str | os.PathLike[str]) -> str:
     """The token that a file holds, without its line end; ValueError if the file is missing, empty or open to all."""
-    try:
-        mode = os.stat(path).st_mode
-        token = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"token file {os.fspath(path)!r}: {error}") from error
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise ValueError(f"token file {os.fspath(path)!r} can be read by every user: chmod 600 it")
+    token = _read_secret(path, "token file")
     if not token:
         raise ValueError(f"token file {os.fspath(path)!r} is empty")
     return token
+
+
+def read_notify_file(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The URLs that a file holds, one a line, without empty lines and those that begin with #; ValueError as above."""
+    lines = [line.strip() for line in _read_secret(path, "notify file").splitlines()]
+    urls = tuple(line for line in lines if line and not line.startswith("#"))
+    if not urls:
+        raise ValueError(f"notify file {os.fspath(path)!r} has no URL in it")
+    return urls
+
+
+def _read_secret(path: str | os.PathLike[str], what: str) -> str:
+    try:
+        mode = os.stat(path).st_mode
+        text = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what} {os.fspath(path)!r}: {error}") from error
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ValueError(f"{what} {os.fspath(path)!r} can be read by every user: chmod 600 it")
+    return text

@@ -63,6 +63,7 @@ class LiveRun:
         self.engine = Engine(name, tuning=tuning)
         self.id: int | None = None
         self.closed_at: float | None = None
+        self.heard_at: float | None = None
         self._counters = counters
         self._attempts: dict[str, _Attempt] = {}
         self._saves = 0
@@ -150,7 +151,8 @@ class LiveRun:
                 self._attempts[header.attempt] = attempt
             attempt.ranks.setdefault(header.rank, Received()).above.add(header.seq)
             attempt.frames.append(arrival)
-            self.closed_at = time.monotonic() if header.phase == "closed" else None
+            self.heard_at = time.monotonic()
+            self.closed_at = self.heard_at if header.phase == "closed" else None
         return True
 
     def _judge(self, arrival: Arrival) -> None:

@@ -25,6 +25,7 @@ from trainvitals_monitor.config import Config
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.ingest import Arrival, read_frame
 from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.notify import Notifier
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.roster import Roster
 from trainvitals_monitor.store import Store
@@ -56,7 +57,7 @@ class Monitor:
     """
     Open from its construction to `close()`; judging from `start()` on. All methods may be called from any thread.
 
-    Raises ValueError (one line) when the store cannot be used.
+    Raises ValueError (one line) when the store or an address of `config.notify` cannot be used.
     """
 
     def __init__(self, config: Config) -> None:
@@ -65,6 +66,11 @@ class Monitor:
         self.counters = Counters()
         self.store = Store(config.store)
         self.roster = Roster(config, self.store, self.counters)
+        try:
+            self.notifier = self._notifier()
+        except BaseException:
+            self.store.close()
+            raise
         self._queue: deque[_Waiting] = deque()
         self._queue_bytes = 0
         self._wake = threading.Condition()
@@ -76,6 +82,8 @@ class Monitor:
     def start(self) -> None:
         """Begin to judge; runs are read back first."""
         self._worker.start()
+        if self.notifier is not None:
+            self.notifier.start()
 
     def close(self) -> None:
         """Take no more, finish what waits, and let go of the store."""
@@ -84,10 +92,23 @@ class Monitor:
             self._wake.notify()
         if self._worker.is_alive():
             self._worker.join()
+        if self.notifier is not None:
+            self.notifier.close()
         for waiting in self._queue:
             waiting.answer.set_exception(_unavailable("the monitor is ending"))
         self.roster.settle(self.roster.all())
         self.store.close()
+
+    def _notifier(self) -> Notifier | None:
+        if not self.config.notify:
+            return None
+        return Notifier(
+            self.config.notify,
+            self.roster.all,
+            counted=self.counters.notifications,
+            file=self.store.path.with_name(f"{self.store.path.name}-told"),
+            tell_over=self.config.notify_over,
+        )
 
     def trouble(self) -> str:
         """Why frames are not taken now; "" if they are."""

@@ -14,7 +14,7 @@ import click
 
 from trainvitals.errors import BadSetting
 from trainvitals_monitor.client import Client
-from trainvitals_monitor.config import DEFAULT_PORT, read_token_file
+from trainvitals_monitor.config import DEFAULT_PORT, read_notify_file, read_token_file
 
 if TYPE_CHECKING:
     from trainvitals_monitor.overrides import Tuning
@@ -86,6 +86,17 @@ def token(file: str | None) -> str | None:
         return None
     try:
         return read_token_file(file)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def notify_urls(file: str | None) -> tuple[str, ...]:
+    """The URLs of the environment and of the file; a wrong file is the person's mistake."""
+    given = tuple(os.environ.get("TRAINVITALS_NOTIFY", "").split())
+    if not file:
+        return given
+    try:
+        return (*given, *read_notify_file(file))
     except ValueError as error:
         raise BadInput(str(error)) from error
 

@@ -8,7 +8,13 @@ import os
 
 import click
 
-from trainvitals_monitor.commands.options import BadInput, thresholds_option, token, tuning
+from trainvitals_monitor.commands.options import (
+    BadInput,
+    notify_urls,
+    thresholds_option,
+    token,
+    tuning,
+)
 from trainvitals_monitor.config import DEFAULT_PORT, Config
 
 
@@ -41,6 +47,17 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
 @click.option(
     "--insecure", is_flag=True, help="Listen on another address than loopback without tokens."
 )
+@click.option(
+    "--notify",
+    metavar="URL",
+    multiple=True,
+    help="Where to tell people of findings, as apprise has it (slack://..., mailto://..., json://...); may be given "
+    "more than once. Others on this machine can read it in the list of processes: see --notify-file.",
+)
+@click.option(
+    "--notify-file", metavar="FILE", help="File with such URLs, one a line, that only you can read."
+)
+@click.option("--notify-over", is_flag=True, help="Also tell, in one line, what is over.")
 @thresholds_option
 @click.option(
     "--idle-exit-s", type=float, metavar="SECONDS", help="End after so long without a request."
@@ -54,6 +71,9 @@ def serve(
     read_token_file: str | None,
     public_url: str,
     insecure: bool,
+    notify: tuple[str, ...],
+    notify_file: str | None,
+    notify_over: bool,
     thresholds: str | None,
     idle_exit_s: float | None,
 ) -> int:
@@ -63,10 +83,15 @@ def serve(
     On another address than loopback it wants both tokens (each a file that only you can read, or
     TRAINVITALS_INGEST_TOKEN and TRAINVITALS_READ_TOKEN), or an explicit --insecure.
 
+    Without Prometheus, --notify tells people of findings by mail, chat or webhook: critical ones at once, warnings
+    in a digest. URLs may also stand in TRAINVITALS_NOTIFY, with blanks between them. It needs the extra
+    trainvitals[notify].
+
     \b
     Examples:
       trainvitals serve
       trainvitals serve --store /var/lib/trainvitals --public-url https://vitals.example
+      trainvitals serve --notify-file notify.urls
       trainvitals serve --host 0.0.0.0 --ingest-token-file ingest.token --read-token-file read.token
     """
     # Imported here: the web framework takes half a second, which `trainvitals --help` need not wait for.
@@ -82,6 +107,8 @@ def serve(
         public_url=public_url,
         idle_exit_s=idle_exit_s,
         tuning=tuning(thresholds),
+        notify=(*notify, *notify_urls(notify_file)),
+        notify_over=notify_over,
     )
     try:
         return run_server(config)
