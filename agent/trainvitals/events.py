@@ -17,7 +17,8 @@ class SlotChanged:
     object, storage, dtype, device, shape, trainable, version (the version counter stood still or went back while
     the value changed), lost (nothing is there any more), added (a new slot).
     `before` and `after` describe dtype, shape and device for people. `untied`: tensors that shared the object that
-    was there, and do not share the one that is there now.
+    was there, and do not share the one that is there now. `outlived`: of a buffer that was replaced before too, the step
+    in which the oldest one was that somebody still holds, while most that came after it are freed; -1: none.
     """
 
     kind: Literal["slot"] = "slot"
@@ -27,6 +28,7 @@ class SlotChanged:
     before: str = ""
     after: str = ""
     untied: list[int] = field(default_factory=list)
+    outlived: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ class Rounds:
 
     def _rebaseline(self) -> None:
         """What happened between attach and the first step (to_empty, a cast, fully_shard) is legal: start from it."""
-        self._slots.rebaseline()
+        self._slots.rebaseline(self._progress.step)
         self.send_tensor_table()
 
     def _look(self, step: int, optimizers: Sequence[Optimizer]) -> Look:

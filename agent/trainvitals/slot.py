@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from trainvitals.cores import CorePlan
 from trainvitals.layout import Layout, is_dtensor
 from trainvitals.places import Place
+from trainvitals.predecessors import Predecessors
 
 
 class State(NamedTuple):
@@ -49,6 +50,7 @@ class Slot:
         "layout",
         "place",
         "plan",
+        "predecessors",
         "reference",
         "sharded",
         "state",
@@ -62,6 +64,7 @@ class Slot:
         self.sharded = False
         self.layout: Layout | None = None
         self.plan: CorePlan | None = None
+        self.predecessors = Predecessors()
         self._has_pointer = False
         self.move(place)
 
@@ -100,8 +103,8 @@ class Slot:
             and found.shape == shape
         )
 
-    def adopt(self, tensor: torch.Tensor | None) -> None:
-        """Take what is there now as right."""
+    def adopt(self, tensor: torch.Tensor | None, step: int) -> None:
+        """Take what is there now as right, from this step on."""
         if tensor is None:
             self.let_go()
         else:
@@ -111,6 +114,8 @@ class Slot:
         self._has_pointer = (
             type(tensor) in _PLAIN and self.state is not None and self.state.storage != 0
         )
+        if self.place.kind == "buffer" and self.place.persistent:
+            self.predecessors.follow(tensor if self._has_pointer else None, step)
 
     def refer_to(self, tensor: torch.Tensor) -> None:
         """This is the object that it held."""

@@ -192,15 +192,15 @@ class SlotTable:
         self._find()
         return self.check(None, step)
 
-    def rebaseline(self) -> None:
-        """Look for every tensor anew and take what is there as right."""
+    def rebaseline(self, step: int = 0) -> None:
+        """Look for every tensor anew and take what is there as right from this step on."""
         self._find()
         if self.world_size > 1:
             self.replicas.find(self.models)
         for slot in self.slots:
             if self.world_size > 1:
                 slot.layout = slot.plan = None
-            self._adopt(slot, slot.now())
+            self._adopt(slot, slot.now(), step)
 
     def let_go(self) -> None:
         """Refer to the tensors no more: weak references are in the way of others (swaps.py). Ends `check` for good."""
@@ -246,7 +246,7 @@ class SlotTable:
     def _changed(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> SlotChanged:
         before, was_there = slot.state, slot.reference()
         shared = [index for index in self._by_id.get(slot.identity, ()) if index != slot.index]
-        self._adopt(slot, tensor)
+        self._adopt(slot, tensor, step)
         if before is None or slot.state is None:
             changes = ["added" if before is None else "lost"]
         else:
@@ -259,11 +259,12 @@ class SlotTable:
             before=words(before),
             after=words(slot.state),
             untied=[index for index in shared if self.slots[index].now() is not tensor],
+            outlived=slot.predecessors.outlived(step),
         )
 
-    def _adopt(self, slot: Slot, tensor: torch.Tensor | None) -> None:
+    def _adopt(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> None:
         before, was_there, was_sharded = slot.state, slot.reference(), slot.sharded
-        slot.adopt(tensor)
+        slot.adopt(tensor, step)
         state = slot.state
         resized = before is None or state is None or before[2:4] != state[2:4]
         # A re-assigned cache keeps its plan: making one costs as much as many looks. A DTensor's placements may differ.

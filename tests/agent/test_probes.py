@@ -541,3 +541,17 @@ def test_rows_that_stay_alike_are_told() -> None:
     told = rig.rows("rows", "same.weight")
     assert {step: row["rows_alike"] for step, row in told.items()} == {8: 6, 16: 6}
     assert rig.rows("rows", "parting.weight") == {}
+
+
+def test_a_parameter_replaced_in_the_optimizer_too_stays_held() -> None:
+    """Model and parameter groups are given the new one between two steps: nobody is told otherwise."""
+    model = nn.Linear(2, 2)
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(rig, model, optimizer, width=2)
+    old, model.weight = model.weight, nn.Parameter(torch.ones(2, 2))
+    group = optimizer.param_groups[0]
+    group["params"] = [model.weight if one is old else one for one in group["params"]]
+    rig.events.clear()
+    train(rig, model, optimizer, width=2)
+    assert [type(event) for event in rig.events] == [SlotChanged]

@@ -367,3 +367,32 @@ def test_a_broken_tie_is_told_of_whichever_end_was_replaced() -> None:
     model[0].weight = nn.Parameter(torch.zeros(4, 4))
     (event,) = table.check()
     assert (event.tensor, event.untied) == (0, [1])
+
+
+def test_a_replaced_buffer_that_somebody_holds_is_known_from_one_that_is_freed() -> None:
+    """A state dict's alias keeps the first one's memory; those that come after it are freed at once."""
+
+    def outlived(model: Routed, table: SlotTable, step: int) -> int:
+        model.expert_bias = model.expert_bias + 1
+        (event,) = table.check(None, step)
+        return event.outlived
+
+    free, held = Routed(), Routed()
+    free_table, held_table = SlotTable([free]), SlotTable([held])
+    state = held.state_dict()
+    assert [outlived(free, free_table, step) for step in (1, 2, 3, 4)] == [-1] * 4
+    assert [outlived(held, held_table, step) for step in (1, 2, 3, 4)] == [-1, 1, 1, 1]
+    state.clear()
+    assert outlived(held, held_table, 5) == -1
+
+
+def test_states_that_are_collected_say_nothing() -> None:
+    """Whoever keeps every tensor that a buffer had does so on purpose; a view of the same memory is no other."""
+    model = Routed()
+    table = SlotTable([model])
+    kept = []
+    for step in range(1, 9):
+        kept.append(model.expert_bias)
+        model.expert_bias = model.expert_bias[:] if step == 5 else model.expert_bias + 1
+        assert [event.outlived for event in table.check(None, step)] == [-1]
+    assert len(kept) == 8

@@ -70,7 +70,7 @@ def _run() -> Stream:
     stream = Stream([*names, tensor("moe.expert_bias", kind="buffer")], world_size=RANKS)
     for step in range(1, STEPS + 1):
         if step == 40:
-            stream.slot("moe.expert_bias", "object", "storage")
+            stream.slot("moe.expert_bias", "object", "storage", outlived=40)
         stream.step(values={"*": float(step)}, loss=float("nan") if step >= 150 else 1.0, lr=1e-3)
     stream.flush()
     return stream

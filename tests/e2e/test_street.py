@@ -35,9 +35,11 @@ def train(steps: int, *, replace: bool, **attach: Any) -> trainvitals.Agent:
     torch.manual_seed(0)
     model = Router()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    cached = model.state_dict()
     agent = trainvitals.attach(model, optimizer, budget=None, interval_s=0.05, **attach)
     try:
         _steps(model, optimizer, agent, steps, replace)
+        assert cached
     except trainvitals.FindingRaised:
         agent.close()
         raise

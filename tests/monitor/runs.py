@@ -13,7 +13,7 @@ def faulty(run: str = "run", steps: int = 6) -> Stream:
     stream.optimizers([["layers.0.w", "layers.1.w"]])
     for step in range(1, steps + 1):
         if step == 3:
-            stream.slot("moe.expert_bias", "object", "storage")
+            stream.slot("moe.expert_bias", "object", "storage", outlived=3)
         stream.step(
             values={"*": float(step)},
             updates={"layers.0.w": 0.1, "layers.1.w": 0.1},

@@ -8,7 +8,7 @@ engine judge them; nothing is mocked::
     stream.optimizers([["layers.0.w"]])
     for _ in range(3):
         stream.step(values={"*": 1.0}, updates={"layers.0.w": 0.01}, loss=2.0, lr=1e-3)
-    stream.slot("layers.0.bias", "object", "storage")    # joins the facts of the step that comes
+    stream.slot("layers.0.bias", "object", "storage", outlived=3)    # joins the facts of the step that comes
     stream.step(values={"*": 1.0})
     stream.checkpoint(rows={"layers.0.bias": {"digest": 0, "square_sum": 0.0}})   # after that step: same label
     assert [f.detector for f in stream.findings()] == ["slot-replaced", "checkpoint-stale"]
@@ -230,6 +230,7 @@ class Stream:
         after: str = "",
         rank: int | None = None,
         untied: Sequence[str] = (),
+        outlived: int = -1,
     ) -> None:
         """A SlotChanged that the next step's check finds, on every rank or on one."""
         ranks = self._ranks if rank is None else [rank]
@@ -241,6 +242,7 @@ class Stream:
                 before=before,
                 after=after,
                 untied=[self.index(other, one) for other in untied],
+                outlived=outlived,
             )
             self._waiting.append((one, event))
 

@@ -36,7 +36,7 @@ def play(run: str, *, faulty: bool) -> list[bytes]:
     stream.optimizers([["layers.0.w"]])
     for step in range(1, 13):
         if faulty:
-            stream.slot("moe.expert_bias", "object", "storage")
+            stream.slot("moe.expert_bias", "object", "storage", outlived=0)
         stream.step(values={"*": 1.0 + step % 3 / 10}, updates={"layers.0.w": 0.1}, loss=2.0)
     stream.close()
     return stream.frames

@@ -65,7 +65,7 @@ def replaced() -> Stream:
     }
     for step in range(1, 9):
         if step == 4:
-            stream.slot(BIAS, "object", "storage")
+            stream.slot(BIAS, "object", "storage", outlived=4)
         stream.step(values={"*": 1.0 + step / 10}, updates={"*": 0.1}, loss=1.0)
         if step in (3, 6, 8):
             stream.checkpoint(path=f"/ckpt/{step}", rows=stale if step > 3 else {})
@@ -110,7 +110,7 @@ def test_a_save_after_the_first_wrong_step_is_not_clean() -> None:
     """Even where the save itself holds what the model holds; and where no other was seen, none is named."""
     stream = Stream(["w", tensor(BIAS, kind="buffer")])
     stream.step(values={"*": 1.0})
-    stream.slot(BIAS, "object", "storage")
+    stream.slot(BIAS, "object", "storage", outlived=2)
     stream.step(values={"*": 1.0})
     stream.checkpoint(path="/ckpt/2")
     stream.step(values={"*": 1.0})

@@ -43,7 +43,7 @@ def _stream(run: str = 'moe "one"\\') -> Stream:
     stream.optimizers([["layers.0.w"]])
     for step in range(1, 4):
         if step == 3:
-            stream.slot("moe.expert_bias", "object", "storage")
+            stream.slot("moe.expert_bias", "object", "storage", outlived=3)
         stream.step(
             values={"*": 1.0},
             updates={"layers.0.w": 0.1},

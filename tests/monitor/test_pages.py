@@ -49,7 +49,7 @@ def test_texts_from_a_sender_are_escaped(http: Client) -> None:
     bad = "<script>alert(1)</script>"
     stream = Stream([tensor(f"{bad}.expert_bias", kind="buffer")], run=bad.replace("/", "|"))
     stream.step(values={"*": 1.0})
-    stream.slot(f"{bad}.expert_bias", "object")
+    stream.slot(f"{bad}.expert_bias", "object", outlived=2)
     stream.step(values={"*": 1.0})
     stream.flush()
     http.push_all(stream.frames)

@@ -20,11 +20,12 @@ from trainvitals.probes.routing import Routing
 from trainvitals.probes.updates import Updates
 from trainvitals.probes.values import Sweeps, Values
 
-# Optimizers first: it makes their holdings known to the probes after it.
+# Identity before Optimizers: a parameter that was replaced in a group and in the model is known by then.
+# Optimizers before the others: it makes their holdings known to them.
 PROBES: tuple[type[Probe], ...] = (
+    Identity,
     Optimizers,
     Moments,
-    Identity,
     Modes,
     Gradients,
     KeptGradients,

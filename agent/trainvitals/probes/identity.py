@@ -49,8 +49,8 @@ class Identity(Probe):
 
     def _is_news(self, event: SlotChanged) -> bool:
         repeat = self._repeats.get(event.tensor)
-        if repeat is None or repeat.changes != event.changes:
-            repeat = self._repeats[event.tensor] = _Repeat(event.changes)
+        if repeat is None or repeat.what != _what(event):
+            repeat = self._repeats[event.tensor] = _Repeat(_what(event))
         return repeat.is_shown(event.step)
 
     def _retied(self, events: list[SlotChanged], slots: SlotTable) -> list[int]:
@@ -68,8 +68,8 @@ class Identity(Probe):
 class _Repeat:
     """The same change of one slot, again and again."""
 
-    def __init__(self, changes: list[str]) -> None:
-        self.changes = changes
+    def __init__(self, what: tuple[list[str], int]) -> None:
+        self.what = what
         self._shown = 0
         self._last_shown = 0
 
@@ -79,6 +79,10 @@ class _Repeat:
         self._shown += 1
         self._last_shown = step
         return True
+
+
+def _what(event: SlotChanged) -> tuple[list[str], int]:
+    return event.changes, event.outlived
 
 
 def _ties(slots: SlotTable) -> dict[int, int]:

@@ -8,19 +8,28 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, IntArray, Threshold
+from trainvitals_monitor.detectors.detector import (
+    Alert,
+    Claim,
+    Detector,
+    FloatArray,
+    IntArray,
+    Threshold,
+)
 from trainvitals_monitor.detectors.stretch import look_back
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _WINDOW = 64
+_ROUNDING = 1e-6
 
 
 class ParameterNotInOptimizer(Detector):
     """
     Detects:
         A parameter that requires a gradient, gets one that is not zero at several looks, does not move, and is held by
-        no optimizer. A warning while it is the smaller part of what is trainable; info if most of the model is outside
+        no optimizer. One that is left from before, and at most scaled down by clipping, is not got: its norm never
+        rises. A warning while it is the smaller part of what is trainable; info if most of the model is outside
         (then training only a head was meant, as a rule).
 
     Why it matters:
@@ -37,7 +46,7 @@ class ParameterNotInOptimizer(Detector):
 
     Misses:
         Says nothing while no optimizer holds any tensor of the model, nor under master weights that could not be
-        mapped. A group that is added only after many steps, with its gradients computed before, is reported until then.
+        mapped. A gradient that is cleared and falls from look to look is taken for one left over. A group that is added only after many steps, with its gradients computed before, is reported until then.
     """
 
     name = "parameter-not-in-optimizer"
@@ -52,6 +61,12 @@ class ParameterNotInOptimizer(Detector):
             default=6,
             unit="looks with a gradient",
             reason="a second optimizer, such as a GAN's, may take its first step some steps later",
+        ),
+        Threshold(
+            name="rises",
+            default=2,
+            unit="looks with a larger gradient than before",
+            reason="a left-over gradient stays or is scaled down; one that is computed anew varies, or adds up",
         ),
         Threshold(
             name="share",
@@ -69,7 +84,11 @@ class ParameterNotInOptimizer(Detector):
         changed, _ = look_back(view, "changed", _WINDOW, tensors)
         with np.errstate(invalid="ignore"):
             looks = (grad > 0).sum(axis=0)
-            chosen = (looks >= self.threshold("looks", view)[tensors]) & ~(changed > 0).any(axis=0)
+            chosen = (
+                (looks >= self.threshold("looks", view)[tensors])
+                & (_rises(grad) >= self.threshold("rises", view)[tensors])
+                & ~(changed > 0).any(axis=0)
+            )
             first = view.window_steps(_WINDOW)[(grad > 0).argmax(axis=0)]
         if not chosen.any():
             return
@@ -98,6 +117,16 @@ class ParameterNotInOptimizer(Detector):
             return np.empty(0, np.int64)
         with np.errstate(invalid="ignore"):
             return np.flatnonzero(outside & (view.latest("grad_norm") > 0))
+
+
+def _rises(grad: FloatArray) -> IntArray:
+    """At how many looks it was larger than at the look before, by more than rounding."""
+    before = np.full(grad.shape[1], np.nan)
+    rises = np.zeros(grad.shape[1], np.int64)
+    for row in grad:
+        rises += row > before * (1 + _ROUNDING)
+        before = np.where(np.isnan(row), before, row)
+    return rises
 
 
 def _share(view: View, tensors: IntArray) -> float:

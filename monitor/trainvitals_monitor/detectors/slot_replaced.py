@@ -24,8 +24,10 @@ from trainvitals_monitor.history import EventAt, View
 class SlotReplaced(Detector):
     """
     Detects:
-        A persistent buffer or a trainable parameter whose slot holds another tensor object than at the step before.
-        A buffer that is replaced again and again is critical, as is a parameter that no optimizer holds any more.
+        A persistent buffer whose slot is given new tensors while somebody still holds the memory of an older one,
+        though those in between were freed: a warning, critical if it goes on. While nobody holds an old one, nothing
+        is said: code that re-assigns its buffer and builds a state dict for each save is sound. And, critical, a
+        trainable parameter that was replaced by another object which no optimizer holds.
 
     Why it matters:
         Whoever took a reference earlier keeps the old tensor: a cached state dict, a checkpointer, an optimizer, DDP.
@@ -41,10 +43,12 @@ class SlotReplaced(Detector):
         or make the optimizer after the model is complete.
 
     Misses:
-        Replacement before the first real step (legal: initialisation, casting, sharding). Non-persistent buffers are
+        Replacement before the first real step (legal: initialisation, casting, sharding). A buffer that is replaced
+        only once, for a local variable may hold the old one; what such a fault does to a save, checkpoint-stale finds.
+        Non-persistent buffers are
         caches that may be re-assigned, and are passed over, as are the masks of `torch.nn.utils.prune`, which makes new
-        ones at each pruning. A buffer that is replaced along with the storage of most
-        parameters is taken for `model.to(...)` and is only info. A swap of `.data` keeps the object and is no finding.
+        ones at each pruning. A swap of `.data` keeps the object and is no
+        finding.
     """
 
     name = "slot-replaced"
@@ -81,47 +85,16 @@ class SlotReplaced(Detector):
     def _buffers(self, view: View, new: list[EventAt[SlotChanged]]) -> Iterable[Claim]:
         table = view.tensors
         watched = table.persistent & ~table.is_param & ~_pruning_masks(view)
-        chosen = [at.event for at in new if watched[at.event.tensor]]
-        if not chosen:
+        chosen = [at.event for at in new if watched[at.event.tensor] and at.event.outlived >= 0]
+        if not chosen or _is_move(view):
             return
         first = {event.tensor: event for event in reversed(chosen)}
         tensors = np.array(sorted(first), np.int64)
         times = self._times(view, tensors)
         repeated = times >= self.threshold("repeats", view)[tensors]
-        once = Severity.INFO if _is_move(view) else Severity.WARNING
-        for severity, mask in ((Severity.CRITICAL, repeated), (once, ~repeated)):
+        for severity, mask in ((Severity.CRITICAL, repeated), (Severity.WARNING, ~repeated)):
             if mask.any():
-                yield self._buffer_claim(tensors[mask], times[mask], first, severity)
-
-    def _buffer_claim(
-        self,
-        tensors: IntArray,
-        times: IntArray,
-        first: dict[int, SlotChanged],
-        severity: Severity,
-    ) -> Claim:
-        steps = np.array([first[index].step for index in tensors.tolist()], np.int64)
-        again = severity is Severity.CRITICAL
-        return Claim(
-            tensors=tensors,
-            message="{fqn} was replaced by a new tensor instead of updated in place"
-            + (
-                " ({times} times up to step {replaced_step})"
-                if again
-                else " in step {replaced_step}"
-            )
-            + ": what holds the old one, such as a cached state dict, no longer follows the model.",
-            advice="Update the buffer in place (add_, copy_), and build the state dict anew for every checkpoint.",
-            evidence={
-                "replaced_step": steps,
-                "times": times,
-                "before": [first[index].before for index in tensors.tolist()],
-                "after": [first[index].after for index in tensors.tolist()],
-            },
-            first_step=steps,
-            last_good_step=steps - 1,
-            severity=severity,
-        )
+                yield _buffer_claim(view, tensors[mask], times[mask], first, severity)
 
     def _times(self, view: View, tensors: IntArray) -> IntArray:
         since = view.step - int(self.value("repeat_steps"))
@@ -164,6 +137,33 @@ class SlotReplaced(Detector):
                 first_step=steps,
                 last_good_step=steps - 1,
             )
+
+
+def _buffer_claim(
+    view: View,
+    tensors: IntArray,
+    times: IntArray,
+    first: dict[int, SlotChanged],
+    severity: Severity,
+) -> Claim:
+    outlived = np.array([first[index].outlived for index in tensors.tolist()], np.int64)
+    # One from before the first step says so, and the first step is the first that can be wrong.
+    steps = np.maximum(outlived, view.base_step + 1)
+    return Claim(
+        tensors=tensors,
+        message="{fqn} is replaced by new tensors instead of updated in place, and somebody still holds the one that was "
+        "replaced in step {replaced_step}: a state dict that was built before, as a rule.",
+        advice="Update the buffer in place (add_, copy_), and build the state dict anew for every checkpoint.",
+        evidence={
+            "replaced_step": steps,
+            "times": times,
+            "before": [first[index].before for index in tensors.tolist()],
+            "after": [first[index].after for index in tensors.tolist()],
+        },
+        first_step=steps,
+        last_good_step=steps - 1,
+        severity=severity,
+    )
 
 
 def _optimizers_changed(view: View) -> bool:

@@ -23,15 +23,15 @@ def _dead(shape: list[int], *, has_gradient: bool = False) -> ForeignParameter:
 
 
 def _run(
-    held: list[str], count: int = 12, *, grad: Any = 1.0, update: Any = None, **seen: Any
+    held: list[str], count: int = 12, *, grad: float = 1.0, update: Any = None, **seen: Any
 ) -> Stream:
     """A body of 64 elements and a head of 8; `held` are in the optimizer, the others do not move."""
     stream = Stream([tensor("body"), tensor("head", shape=[8])])
     stream.optimizers([held], **seen)
     moved = {fqn: 0.1 if fqn in held else 0.0 for fqn in ("body", "head")}
-    stream.step(
-        values={"*": 1.0}, gradients={"*": grad}, updates=update or moved, lr=1e-3, steps=count
-    )
+    for step in range(count):
+        gradients = {"*": grad * (1.0 + step % 3 / 10)}
+        stream.step(values={"*": 1.0}, gradients=gradients, updates=update or moved, lr=1e-3)
     return stream
 
 
@@ -41,6 +41,18 @@ def _run(
 def head_left_out() -> Stream:
     """The smaller part has gradients and no optimizer."""
     return _run(["body"])
+
+
+@SCENARIOS.silent(ParameterNotInOptimizer)
+def gradient_left_from_before() -> Stream:
+    """The head of a pre-trained model is not called; its last gradient stays, and clipping scales it down."""
+    stream = Stream([tensor("body"), tensor("head", shape=[8])])
+    stream.optimizers([["body"]])
+    for step in range(30):
+        gradients = {"body": 1.0 + step % 3, "head": 0.9 ** max(step - 10, 0)}
+        moved = {"body": 0.1, "head": 0.0}
+        stream.step(values={"*": 1.0}, gradients=gradients, updates=moved, lr=1e-3)
+    return stream
 
 
 @SCENARIOS.silent(ParameterNotInOptimizer)

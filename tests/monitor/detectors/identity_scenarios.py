@@ -24,20 +24,41 @@ def _moe(**bias: object) -> Stream:
     return stream
 
 
-@SCENARIOS.fires(SlotReplaced, Severity.WARNING, first_step=2, subject=BIAS, says="step 2")
+@SCENARIOS.silent(SlotReplaced)
 def buffer_replaced_once() -> Stream:
-    """A persistent buffer becomes another object."""
+    """A persistent buffer becomes another object; a local variable may hold the old one."""
     stream = _moe()
     stream.slot(BIAS, "object", "storage", before="float32[4] on cpu", after="float32[4] on cpu")
     stream.step(values={"*": 1.0})
     return stream
 
 
-@SCENARIOS.fires(SlotReplaced, Severity.CRITICAL, first_step=2, subject=BIAS)
+@SCENARIOS.fires(SlotReplaced, Severity.WARNING, first_step=2, subject=BIAS, says="step 2")
+def buffer_replaced_twice_while_the_first_is_held() -> Stream:
+    """A state dict that was built before has the first tensor."""
+    stream = _moe()
+    stream.slot(BIAS, "object", "storage")
+    stream.step(values={"*": 1.0}, steps=20)
+    stream.slot(BIAS, "object", "storage", outlived=2)
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(SlotReplaced, Severity.CRITICAL, first_step=1, subject=BIAS)
 def buffer_replaced_at_every_step() -> Stream:
-    """The update of a buffer re-assigns it."""
+    """The update of a buffer re-assigns it, and the tensor from before the first step is held."""
     stream = _moe()
     for _ in range(4):
+        stream.slot(BIAS, "object", "storage", outlived=0)
+        stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(SlotReplaced)
+def buffer_replaced_at_every_step_and_held_by_nobody() -> Stream:
+    """The state dict is built for each save: what the model holds is what is saved."""
+    stream = _moe()
+    for _ in range(40):
         stream.slot(BIAS, "object", "storage")
         stream.step(values={"*": 1.0})
     return stream
@@ -92,7 +113,7 @@ def pruned_again_and_again() -> Stream:
     stream.optimizers([["0.weight_orig"]])
     stream.step(values={"*": 1.0})
     for _ in range(4):
-        stream.slot("0.weight_mask", "object", "storage")
+        stream.slot("0.weight_mask", "object", "storage", outlived=1)
         stream.step(values={"*": 1.0})
     return stream
 
@@ -104,7 +125,7 @@ def mask_that_belongs_to_no_pruning() -> Stream:
     stream.optimizers([["weight"]])
     stream.step(values={"*": 1.0})
     for _ in range(4):
-        stream.slot("attention_mask", "object", "storage")
+        stream.slot("attention_mask", "object", "storage", outlived=1)
         stream.step(values={"*": 1.0})
     return stream
 
@@ -114,7 +135,7 @@ def model_moved_and_back() -> Stream:
     """`model.to(...)`: parameters change their storage, buffers their object."""
     stream = _moe()
     stream.slot("layers.0.w", "storage", "device")
-    stream.slot(BIAS, "object", "storage", "device")
+    stream.slot(BIAS, "object", "storage", "device", outlived=1)
     stream.step(values={"*": 1.0})
     return stream
 
