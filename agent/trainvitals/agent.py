@@ -300,6 +300,7 @@ class Agent:
             step_offset=self._progress.offset,
             phase=self._progress.phase,
             contract=self._contract.as_json() if seq % _CONTRACT_EVERY == 1 else {},
+            reference=self.settings.reference,
             about={"torch": torch.__version__},
         )
 

@@ -80,7 +80,8 @@ class Header:
     `first_step`: the smallest that this frame has rows of. `complete_through`: every fact up to this step has been
     sent with this frame or before; the monitor judges a step when all ranks are past it. `step_offset`: the trainer's
     own step number minus ours, None while unknown. `sent_at`, `started_at`: Unix seconds. `dropped`: what was lost
-    since the last frame, by what ("frames", "rows", "spool"). `contract`: what the user declared, as in contract.py.
+    since the last frame, by what ("frames", "rows", "spool"). `contract`: what the user declared, as in contract.py. `reference`: name of the run to compare
+    with, "" for none.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -104,6 +105,7 @@ class Header:
     events: list[Event] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     contract: dict[str, Any] = field(default_factory=dict)
+    reference: str = ""
     about: dict[str, str] = field(default_factory=dict)
 
 

@@ -37,6 +37,13 @@ def _text(value: Any) -> str:
     return os.fspath(value)
 
 
+def _run_name(value: Any) -> str:
+    name = _text(value)
+    if len(name) > 200 or not name.isprintable():
+        raise ValueError("a run's name: up to 200 printable characters")
+    return name
+
+
 def _budget(value: Any) -> float | None:
     if value is None or value in ("none", "None"):
         return None
@@ -116,6 +123,13 @@ SETTINGS: tuple[Setting, ...] = (
         default="",
         parse=_text,
         help="file of a contract: what must hold of the state, and the lock of its tensors (docs/contract.md)",
+    ),
+    Setting(
+        name="reference",
+        type="text",
+        default="",
+        parse=_run_name,
+        help="name of a good run of the same script, which the monitor has: where this run parts from it is told",
     ),
     Setting(
         name="attempt",
@@ -200,6 +214,7 @@ class Settings:
     budget: float | None
     watch: tuple[str, ...]
     contract: str
+    reference: str
     attempt: str
     token_file: str
     ca_file: str

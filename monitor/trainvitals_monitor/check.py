@@ -45,6 +45,7 @@ def check_script(
     keep_stdout: bool = True,
     contract: str | None = None,
     thresholds: str | None = None,
+    reference: str | None = None,
 ) -> Checked:
     """
     Run `script` (its path or module name, and its arguments) to its end, or for `steps` optimizer steps.
@@ -54,7 +55,7 @@ def check_script(
     """
     with (
         tempfile.TemporaryDirectory(prefix="trainvitals-check-") as folder,
-        ChildMonitor(Path(folder), thresholds=thresholds) as monitor,
+        ChildMonitor(Path(folder), thresholds=thresholds, reference=reference) as monitor,
     ):
         status = _run(script, monitor, steps, is_module, keep_stdout, contract)
         monitor.wait_until_judged(_JUDGED_TIMEOUT_S)
@@ -107,6 +108,7 @@ def _environment() -> dict[str, str]:
         "TRAINVITALS_RUN",
         "TRAINVITALS_ATTEMPT",
         "TRAINVITALS_BUDGET",
+        "TRAINVITALS_REFERENCE",
     )
     return {name: value for name, value in os.environ.items() if name not in ours}
 

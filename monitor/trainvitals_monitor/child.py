@@ -35,6 +35,7 @@ class ChildMonitor:
         port: int = 0,
         idle_exit_s: float = 3600.0,
         thresholds: str | None = None,
+        reference: str | None = None,
     ) -> None:
         self._log = folder / "monitor.log"
         self._command = [
@@ -43,6 +44,7 @@ class ChildMonitor:
             "--store", str(folder / "store"),
             "--idle-exit-s", str(idle_exit_s),
             *(["--thresholds", thresholds] if thresholds else []),
+            *(["--reference", reference] if reference else []),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None

@@ -70,6 +70,12 @@ class Client:
         lock: dict[str, Any] = self.get(f"/api/v1/runs/{quote(name)}/lock")
         return lock
 
+    def comparison(self, name: str, reference: str) -> dict[str, Any]:
+        """One run beside another one."""
+        query = f"comparison?reference={quote(reference, safe='')}"
+        found: dict[str, Any] = self.get(f"/api/v1/runs/{quote(name)}/{query}")
+        return found
+
     def probe_ingest(self) -> None:
         """Post an empty frame, which is refused; MonitorError if it is refused for its token, or not answered."""
         try:

@@ -10,7 +10,8 @@ from typing import Any
 
 from trainvitals.errors import BadFrame
 from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference, mode_of
-from trainvitals_monitor.history import Comparison
+from trainvitals_monitor.engine import Engine
+from trainvitals_monitor.history import Comparison, Reference
 from trainvitals_monitor.recording import reference_from
 from trainvitals_monitor.replay import findings_json, replay
 
@@ -46,8 +47,12 @@ def compare(run: Path, reference: Path) -> Compared:
     if len(engines) != 1:
         names = ", ".join(repr(engine.run) for engine in engines)
         raise BadFrame(f"several runs in {run}: {names}; give the folder of one")
-    (engine,) = engines
-    comparison = engine.history.comparison or Comparison(known)
+    return told(engines[0], known)
+
+
+def told(engine: Engine, reference: Reference) -> Compared:
+    """What an engine that has seen the whole run beside its reference found."""
+    comparison = engine.history.comparison or Comparison(reference)
     steps = max(comparison.num_steps - 1, 0)
     mode = "nothing" if not steps else mode_of(comparison.largest)
     found = sorted(findings_json([engine]), key=lambda one: int(one["first_step"]))

@@ -51,7 +51,7 @@ class Config:
     means open, which is refused on an address that others can reach unless `insecure`. `public_url`: how people reach
     the pages, for links; the address that is listened on if empty. `idle_exit_s`: end after so long without requests.
     `tuning`: thresholds that differ, for all runs. `notify`: where findings are told (notify.py), with `notify_over` also
-    when they are over.
+    when they are over. `reference`: frames of a good run, for runs that name no other.
     """
 
     host: str = "127.0.0.1"
@@ -65,6 +65,7 @@ class Config:
     tuning: Tuning | None = None
     notify: tuple[str, ...] = field(default=(), repr=False)
     notify_over: bool = False
+    reference: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -127,6 +127,9 @@ def _name_faults(header: Header) -> Iterator[str]:
         text = getattr(header, field)
         if not text or len(text) > MAX_NAME or not text.isprintable():
             yield f"{field}={_short(text)}: must be 1 to {MAX_NAME} printable characters"
+    reference = header.reference
+    if len(reference) > MAX_NAME or not reference.isprintable():
+        yield f"reference={_short(reference)}: must be up to {MAX_NAME} printable characters"
     for text in (header.agent_version, header.mesh):
         if len(text) > MAX_FQN:
             yield f"{_short(text)} is longer than {MAX_FQN} characters"

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from trainvitals.errors import BadFrame
 from trainvitals_monitor.counters import Counters
@@ -24,6 +25,7 @@ from trainvitals_monitor.packed import pack_frame, unpack_frame
 from trainvitals_monitor.pieces import Piece
 from trainvitals_monitor.placing import Places
 from trainvitals_monitor.received import Received
+from trainvitals_monitor.references import Beside, References
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.retention import is_lasting, shrunk
 from trainvitals_monitor.snapshot import run_out
@@ -55,12 +57,20 @@ class LiveRun:
     """One run. Made empty for a new one, or by `from_store`."""
 
     def __init__(
-        self, name: str, *, page: str, counters: Counters, tuning: Tuning | None = None
+        self,
+        name: str,
+        *,
+        page: str,
+        counters: Counters,
+        references: References,
+        tuning: Tuning | None = None,
     ) -> None:
         self.name = name
         self.page = page
         self.lock = threading.Lock()
         self.engine = Engine(name, tuning=tuning)
+        self._beside = Beside(name, references)
+        self._beside_stored: dict[str, Any] | None = None
         self.id: int | None = None
         self.closed_at: float | None = None
         self.heard_at: float | None = None
@@ -79,6 +89,7 @@ class LiveRun:
         *,
         page: str,
         counters: Counters,
+        references: References,
         tuning: Tuning | None = None,
     ) -> LiveRun | None:
         """
@@ -89,7 +100,7 @@ class LiveRun:
         row = store.run(name)
         if row is None:
             return None
-        live = cls(name, page=page, counters=counters, tuning=tuning)
+        live = cls(name, page=page, counters=counters, references=references, tuning=tuning)
         live.id = row["id"]
         by_id = {}
         for stored in store.attempts(row["id"]):
@@ -106,6 +117,7 @@ class LiveRun:
         for frame in store.frames(row["id"]):
             live._give_again(by_id[frame.attempt_id], frame)
         live.engine.restore((), {})
+        live._beside.restore(live.engine, store.comparison(row["id"]))
         live.engine.drain_changes()
         live.engine.drain_pieces()
         if live.engine.summary().get("phase") == "closed":
@@ -145,6 +157,8 @@ class LiveRun:
             received = attempt.ranks.get(header.rank) if attempt else None
             if not is_new or (received and received.has(header.seq)):
                 return False
+            if attempt is None:
+                self._begin(header.reference)
             self._judge(arrival)
             if attempt is None:
                 attempt = _Attempt(header.attempt, header.world_size, header.started_at)
@@ -154,6 +168,14 @@ class LiveRun:
             self.heard_at = time.monotonic()
             self.closed_at = self.heard_at if header.phase == "closed" else None
         return True
+
+    def _begin(self, reference: str) -> None:
+        try:
+            self._beside.begin(self.engine, reference)
+        except Exception:  # noqa: BLE001 - logged
+            # Whatever is wrong with a stored run, another one is taken and judged without it.
+            _LOG.exception("run %r can't be compared with %r", self.name, reference)
+            self._counters.errors["judge"] += 1
 
     def _judge(self, arrival: Arrival) -> None:
         try:
@@ -178,6 +200,10 @@ class LiveRun:
         for attempt in self._attempts.values():
             self._save_attempt(writing, self.id, attempt)
         writing.put_findings(self.id, self._changed)
+        beside = self._beside.document(self.engine)
+        if beside is not None and beside != self._beside_stored:
+            self._beside_stored = beside
+            writing.put_comparison(self.id, beside)
         for piece in pieces:
             self._save_piece(writing, piece)
         self._forget(writing, {piece.attempt for piece in pieces})

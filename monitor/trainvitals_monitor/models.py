@@ -120,6 +120,18 @@ class Findings(Model):
     findings: list[FindingOut]
 
 
+class ComparedOut(Model):
+    """A run beside another one: how closely they could be compared, and where they part."""
+
+    run: str
+    reference: str
+    mode: Literal["nothing", "bit-exact", "close", "statistical"]
+    steps: int = Field(description="compared")
+    equal_steps: int = Field(description="at which nothing differed at all")
+    largest_difference: float = Field(description="relative, of any statistic at any step")
+    findings: list[FindingOut] = Field(description="of differs-from-reference alone, first first")
+
+
 class TensorOut(Model):
     """One tensor of the latest attempt."""
 

@@ -65,8 +65,8 @@ class Monitor:
         self.version = version("trainvitals")
         self.counters = Counters()
         self.store = Store(config.store)
-        self.roster = Roster(config, self.store, self.counters)
         try:
+            self.roster = Roster(config, self.store, self.counters)
             self.notifier = self._notifier()
         except BaseException:
             self.store.close()

@@ -16,11 +16,15 @@ from pydantic import ValidationError
 from trainvitals.facts import SERIES_TABLE
 from trainvitals.lock import Lock
 from trainvitals_monitor.chunks import Series, unpack
+from trainvitals_monitor.compare import told
+from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference
+from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity, Status
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.locking import lock_of
-from trainvitals_monitor.models import RunDetail, RunOut, SeriesOut, TensorOut, Tensors
+from trainvitals_monitor.models import ComparedOut, RunDetail, RunOut, SeriesOut, TensorOut, Tensors
 from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.recall import recall
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.snapshot import number, numbers
 
@@ -66,6 +70,20 @@ class Queries:
         with live.lock:
             current = live.engine.history.current
             return lock_of(current) if current else Lock()
+
+    def compared(self, name: str, reference: str) -> ComparedOut:
+        """The run as it rests in the store beside another one."""
+        store = self._monitor.store
+        row, found = store.run(name), self._monitor.roster.references.find(reference)
+        if row is None or found is None:
+            unknown = name if row is None else reference
+            raise Refusal(
+                "not-found", f"no run {unknown!r}; GET /api/v1/runs lists those that there are"
+            )
+        engine = Engine(name, (DiffersFromReference,), self._monitor.config.tuning)
+        engine.history.compare_with(found.reference)
+        recall(store, row["id"], engine)
+        return ComparedOut.model_validate(told(engine, found.reference).as_json())
 
     def last_step(self, name: str) -> int:
         """The last judged step of the latest attempt, in the attempt's own count."""

@@ -4,7 +4,7 @@ Making a reference of a run: its frames through an engine that judges nothing an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainvitals.errors import BadFrame
@@ -17,17 +17,23 @@ from trainvitals_monitor.replay import replay
 
 
 class Recorder(Engine):
-    """An engine that fills `reference` with what the run shows."""
+    """An engine that fills `reference` with what the run shows; `through`: by attempt the last step that counts."""
 
     def __init__(
-        self, run: str, detectors: Sequence[type[Detector]] = (), tuning: Tuning | None = None
+        self,
+        run: str,
+        detectors: Sequence[type[Detector]] = (),
+        tuning: Tuning | None = None,
+        through: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(run, detectors, tuning)
         self.reference = Reference(run)
+        self._through = through
 
     def _look(self, attempt: AttemptHistory, view: View) -> None:
         super()._look(attempt, view)
-        self.reference.take(view)
+        if self._through is None or view.step <= self._through.get(attempt.key, -1):
+            self.reference.take(view)
 
 
 def reference_from(folder: Path, run: str = "") -> Reference:

@@ -60,7 +60,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
 
     `seen`: kind of look -> share of tensors, 0 to 1 (of parameters, for gradients, updates and counters); `oldest_look`:
     kind of look -> steps since the longest past last look; `exercised`: how often something happened, in all attempts
-    that are kept; `never`: sentences for people.
+    that are kept; `never`: sentences for people; `compared`: one about the reference, if the run has or wants one.
     """
     attempt = history.current
     if attempt is None:
@@ -71,6 +71,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
             "oldest_look": {},
             "exercised": {},
             "never": [],
+            "compared": "",
         }
     exercised = {
         "steps": sum(_steps(one) for one in history.attempts),
@@ -87,6 +88,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
         "oldest_look": {name: age for name, (_, age) in _looks(attempt).items()},
         "exercised": exercised,
         "never": list(_never(exercised)),
+        "compared": _compared(history),
     }
 
 
@@ -112,6 +114,20 @@ def _steps(attempt: AttemptHistory) -> int:
 
 def _never(exercised: dict[str, int]) -> list[str]:
     return [sentence for what, sentence in _NEVER.items() if not exercised[what]]
+
+
+def _compared(history: RunHistory) -> str:
+    if history.unknown_reference:
+        return (
+            f"no run {history.unknown_reference!r} was known when this one began: nothing was compared with it, "
+            "and nothing will be in this attempt"
+        )
+    comparison = history.comparison
+    if comparison is None:
+        return ""
+    return (
+        f"{max(comparison.num_steps - 1, 0)} steps with those of run {comparison.reference.run!r}"
+    )
 
 
 def _looks(attempt: AttemptHistory) -> dict[str, tuple[float, int]]:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trainvitals_monitor.config import Config
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.references import References
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.store import Store
 
@@ -31,6 +32,7 @@ class Roster:
         self._config = config
         self._store = store
         self._counters = counters
+        self.references = References(store, config.reference)
         self._runs: OrderedDict[str, LiveRun] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -58,6 +60,7 @@ class Roster:
                     name,
                     page=self.page(name),
                     counters=self._counters,
+                    references=self.references,
                     tuning=self._config.tuning,
                 )
                 self._runs[name] = live
@@ -117,6 +120,7 @@ class Roster:
                 self._store,
                 page=self.page(name),
                 counters=self._counters,
+                references=self.references,
                 tuning=self._config.tuning,
             )
             if live is not None:

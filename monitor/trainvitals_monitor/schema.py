@@ -94,6 +94,13 @@ chunks = Table(
     Column("blob", LargeBinary, nullable=False),
     UniqueConstraint("attempt_id", "kind", "tile", "first_step"),
 )
+# What a run is compared with, and what later steps need of the comparison of earlier ones (references.py).
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("run_id", _KEY, ForeignKey("runs.id"), primary_key=True),
+    Column("document", Text, nullable=False),
+)
 findings = Table(
     "findings",
     metadata,

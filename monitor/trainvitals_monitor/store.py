@@ -114,6 +114,13 @@ class Store:
         )
         return [Finding.from_json(json.loads(row["document"])) for row in rows]
 
+    def comparison(self, run_id: int) -> dict[str, Any] | None:
+        """What was put of the run's comparison with another."""
+        table = schema.comparisons
+        rows = self.rows(select(table.c.document).where(table.c.run_id == run_id))
+        found: dict[str, Any] | None = json.loads(rows[0]["document"]) if rows else None
+        return found
+
     def frames(self, run_id: int) -> Iterator[StoredFrame]:
         """The run's frames, attempt by attempt, each rank's in its own order; read one at a time."""
         table, attempts = schema.frames, schema.attempts
@@ -197,6 +204,14 @@ class Writing:
         table = schema.runs
         self._connection.execute(
             table.update().where(table.c.id == run_id).values(last_seen=seen, summary=summary)
+        )
+
+    def put_comparison(self, run_id: int, document: Mapping[str, Any]) -> None:
+        """How far the run has been compared with another."""
+        statement = insert(schema.comparisons).values(run_id=run_id, document=json.dumps(document))
+        changed = {"document": statement.excluded.document}
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["run_id"], set_=changed)
         )
 
     def put_findings(self, run_id: int, found: Iterable[Finding]) -> None:

@@ -96,6 +96,7 @@ class Stream:
             but for `by_rank`, which gives a rank's own table (layouts and the like).
         base_step: steps done at attach; the first step is base_step + 1.
         step_offset: the trainer's own number minus ours.
+        named_reference: the run that the frames name as the one to compare with.
     """
 
     def __init__(
@@ -108,8 +109,10 @@ class Stream:
         base_step: int = 0,
         step_offset: int | None = None,
         by_rank: Mapping[int, Sequence[str | TensorInfo]] | None = None,
+        named_reference: str = "",
     ) -> None:
         self.run = run
+        self.named_reference = named_reference
         self.world_size = world_size
         self.contract = contract or Contract()
         self.frames: list[bytes] = []
@@ -451,6 +454,7 @@ class Stream:
             scalars=list(self._scalars),
             events=state.events,
             contract=self.contract.as_json(),
+            reference=self.named_reference,
         )
         tables = {
             name: {

@@ -165,6 +165,7 @@ def test_the_openapi_document_is_complete(http: Client) -> None:
         "GET /api/v1/runs/{run}/findings",
         "GET /api/v1/runs/{run}/tensors",
         "GET /api/v1/runs/{run}/lock",
+        "GET /api/v1/runs/{run}/comparison",
         "GET /api/v1/runs/{run}/series",
         "GET /metrics",
         "GET /healthz",

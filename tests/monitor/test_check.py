@@ -82,6 +82,21 @@ def test_sound_script(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"train.py", "last.pt"}
 
 
+def test_beside_a_good_run(tmp_path: Path) -> None:
+    """`--reference`: a changed script is found to part from the frames of a good run; a folder without any is refused."""
+    source = SCRIPT.replace("UPDATE", IN_PLACE)
+    frames = ["run", "--monitor", "good", "--run", "good", "--budget", "none", "train.py", "a.pt"]
+    (tmp_path / "train.py").write_text(source)
+    command = [sys.executable, "-m", "trainvitals", *frames]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120, capture_output=True)
+    ended = check(tmp_path, source.replace("lr=1e-2", "lr=2e-2"), "--reference", "good", "--json")
+    assert ended.returncode == 1, ended.stderr
+    (found,) = [one for one in json.loads(ended.stdout) if one["evidence"][0]["kind"] != "update"]
+    assert (found["detector"], found["first_step"]) == ("differs-from-reference", 1)
+    assert "20 steps with those of run 'good'" in ended.stderr
+    assert check(tmp_path, source, "--reference", "nothing").returncode == 2
+
+
 def test_only_so_many_steps(tmp_path: Path) -> None:
     """`--steps N` ends the script after N optimizer steps, and that is no failure."""
     ended = check(tmp_path, SCRIPT.replace("UPDATE", IN_PLACE), "--steps", "5")

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from trainvitals.errors import BadFrame
 from trainvitals_monitor.check import Checked, check_script
 from trainvitals_monitor.commands.options import (
     BadInput,
@@ -20,7 +21,14 @@ from trainvitals_monitor.commands.options import (
     thresholds_option,
     tuning,
 )
-from trainvitals_monitor.tables import console, coverage_table, exit_status, findings_table, verdict
+from trainvitals_monitor.tables import (
+    console,
+    coverage_table,
+    exit_status,
+    findings_table,
+    plain,
+    verdict,
+)
 
 _NOTHING_CHECKED = 2
 
@@ -40,6 +48,12 @@ _NOTHING_CHECKED = 2
     metavar="FILE",
     help="Report any departure from this contract and its lock (see `trainvitals contract`).",
 )
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Frames of a good run of the script: say where this one parts from it.",
+)
 @thresholds_option
 @json_option
 @click.argument("script")
@@ -51,6 +65,7 @@ def check(
     steps: int | None,
     is_module: bool,
     contract: str | None,
+    reference: Path | None,
     thresholds: str | None,
     as_json: bool,
 ) -> int:
@@ -65,6 +80,7 @@ def check(
       trainvitals check train.py --epochs 1
       trainvitals check --steps 50 train.py --config small.toml
       trainvitals check --contract trainvitals.lock.toml train.py
+      trainvitals check --reference frames-of-a-good-run train.py
       trainvitals check --steps 50 --json -m my_project.train > findings.json
     """
     if not is_module and not Path(script).is_file():
@@ -75,6 +91,8 @@ def check(
         )
     for file in (contract, thresholds):
         tuning(file)
+    if reference is not None:
+        _check_reference(reference)
     checked = check_script(
         [script, *arguments],
         steps=steps,
@@ -82,11 +100,21 @@ def check(
         keep_stdout=not as_json,
         contract=contract,
         thresholds=thresholds,
+        reference=None if reference is None else str(reference),
     )
     if as_json:
         print_json(checked.findings)
     _print(checked, console(sys.stderr if as_json else sys.stdout))
     return _status(checked, script)
+
+
+def _check_reference(folder: Path) -> None:
+    from trainvitals_monitor.recording import reference_from
+
+    try:
+        reference_from(folder)
+    except BadFrame as error:
+        raise BadInput(plain(error)) from error
 
 
 def _print(checked: Checked, out: Console) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import click
 
@@ -60,6 +61,12 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
 @click.option("--notify-over", is_flag=True, help="Also tell, in one line, what is over.")
 @thresholds_option
 @click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Frames of a good run: every run is compared with it that names no other.",
+)
+@click.option(
     "--idle-exit-s", type=float, metavar="SECONDS", help="End after so long without a request."
 )
 def serve(
@@ -75,6 +82,7 @@ def serve(
     notify_file: str | None,
     notify_over: bool,
     thresholds: str | None,
+    reference: Path | None,
     idle_exit_s: float | None,
 ) -> int:
     """
@@ -86,6 +94,8 @@ def serve(
     Without Prometheus, --notify tells people of findings by mail, chat or webhook: critical ones at once, warnings
     in a digest. URLs may also stand in TRAINVITALS_NOTIFY, with blanks between them. It needs the extra
     trainvitals[notify].
+
+    A run that names another one (`attach(reference=NAME)`) is compared with that, if it is in the store when the run begins.
 
     \b
     Examples:
@@ -109,6 +119,7 @@ def serve(
         tuning=tuning(thresholds),
         notify=(*notify, *notify_urls(notify_file)),
         notify_over=notify_over,
+        reference=reference,
     )
     try:
         return run_server(config)

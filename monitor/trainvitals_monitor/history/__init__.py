@@ -12,6 +12,7 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     digests.py      what tensors held, at a few steps
     checkpoints.py  the manifests of saves and loads, ranks merged
     previous.py     what an attempt leaves to the next: left.py gathers it, traces.py is its state by name
+    remembered.py   steps of which only their series are left
     reference.py    what is kept of a run that others are compared with
     comparison.py   a run beside its reference
     view.py         one judged step, as detectors see it

@@ -34,6 +34,7 @@ from trainvitals_monitor.history.merge import Parts
 from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.rank import Rank, Tables, check_indices
+from trainvitals_monitor.history.remembered import Remembered
 from trainvitals_monitor.history.replicas import Copies
 from trainvitals_monitor.history.scalars import Scalars
 from trainvitals_monitor.history.series import Window
@@ -80,6 +81,7 @@ class AttemptHistory:
         self.previous: Previous | None = None
         self.comparison: Comparison | None = None
         """The run beside its reference; None where it has none."""
+        self._remembered: Remembered | None = None
         self.ranks: dict[int, Rank] = {}
         self._waiting = Waiting(header.world_size)
         self._rows = Pending()
@@ -140,6 +142,12 @@ class AttemptHistory:
             while due := list(rank.skip()):
                 for header, tables in due:
                     self._take(rank, header, tables)
+
+    def remember(self, remembered: Remembered) -> None:
+        """Series of steps whose rows are gone; before any step is judged."""
+        self._remembered = remembered
+        for step in remembered.steps.tolist():
+            self._waiting.expect(step)
 
     def _take(self, rank: Rank, header: Header, tables: Tables) -> None:
         promised = rank.complete_through
@@ -236,6 +244,8 @@ class AttemptHistory:
         self.step = step
         self.judged_steps += 1
         absorb(self, self._rows, step)
+        if self._remembered is not None:
+            self._remembered.write(step, self.tensors, self.window, self.scalars)
         self._note_moves()
         return self._look(self._waiting.take_events(step), late=False)
 

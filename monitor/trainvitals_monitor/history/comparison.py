@@ -31,6 +31,7 @@ _IDLE = 1e-4
 """A gradient so far below the model's is what rounding left of zero (a key's bias): Adam makes chance of it."""
 _TINY = 1e-4
 _KEPT_LEVELS = 64
+_LASTING = ("num_steps", "num_equal", "last_equal_step", "whole", "_last", "_attempt", "_taken")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +93,15 @@ class Comparison:
     _last: int = -1
     _attempt: str = ""
     _index: tuple[tuple[str, int, int], IntArray] | None = None
+    _taken: dict[str, int] = field(default_factory=dict)
     _idle: set[str] = field(default_factory=set)
     _idle_now: BoolArray = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def take(self, view: View) -> None:
         """The step that the view is about was completed."""
-        if view.is_late:
+        if view.is_late or view.step <= self._taken.get(view.attempt, -1):
             return
+        self._taken[view.attempt] = view.step
         index = self._placed(view)
         start = self._start(view, index)
         if not self.reference.has(view.step):
@@ -226,6 +229,29 @@ class Comparison:
         if usable.any():
             self.levels.append((view.step, float(np.median(ratio[usable]))))
             del self.levels[:-_KEPT_LEVELS]
+
+    def has_taken(self, attempt: str) -> bool:
+        """Whether steps of this attempt were compared."""
+        return attempt in self._taken
+
+    # -- over a restart ----------------------------------------------------------------------------------------------
+
+    def as_json(self) -> dict[str, Any]:
+        """What later steps need of those before: to `restore` when these are not shown again."""
+        return {
+            **{name: getattr(self, name) for name in _LASTING},
+            "levels": self.levels,
+            "largest": None if np.isnan(self._largest) else str(self._largest),
+            "idle": sorted(self._idle),
+        }
+
+    def restore(self, known: dict[str, Any]) -> None:
+        """Go on from `as_json`; steps that were taken then are passed over."""
+        for name in _LASTING:
+            setattr(self, name, known[name])
+        self.levels = [(int(step), float(level)) for step, level in known["levels"]]
+        self._largest = float(known["largest"] or "nan")
+        self._idle = set(known["idle"])
 
     @property
     def largest(self) -> float:

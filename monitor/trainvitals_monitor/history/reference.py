@@ -27,6 +27,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 STATS = ("norm", "exact", "update_norm", "since", "grad_norm")
 """The statistics that are kept of a reference."""
+_FLOAT32 = np.finfo(np.float32)
 MAX_BYTES = 1 << 29
 """What one reference may take in memory; its steps beyond are not kept, and not compared."""
 
@@ -179,7 +180,16 @@ def looked(view: View, stat: str) -> FloatArray | None:
     values = np.array(view.now(stat))
     values[seen & ~np.isfinite(values)] = np.inf
     values[~seen] = np.nan
-    return values
+    return rounded(values)
+
+
+def rounded(values: FloatArray) -> FloatArray:
+    """In single precision, as older values rest in the store: so that those of today are equal to them if they are."""
+    size = np.abs(values)
+    fits = (size >= _FLOAT32.tiny) & (size <= _FLOAT32.max)
+    with np.errstate(all="ignore"):
+        single: FloatArray = np.where(fits, values.astype(np.float32), values)
+    return single
 
 
 def last_scalars(view: View) -> dict[str, float]:
@@ -188,7 +198,7 @@ def last_scalars(view: View) -> dict[str, float]:
     for name in view.scalar_names:
         steps, values = view.scalar(name, 1)
         if len(steps) and int(steps[-1]) == view.step:
-            found[name] = float(values[-1])
+            found[name] = float(rounded(values[-1:])[0])
     return found
 
 

@@ -24,10 +24,18 @@ class RunHistory:
         self._gone: set[str] = set()
         self.attempts_seen = 0
         self.comparison: Comparison | None = None
+        self.unknown_reference = ""
+        """Name of a run that this one was to be compared with, and that is not known."""
 
-    def compare_with(self, reference: Reference) -> None:
-        """Show views of this run what the reference had at the same step. Before the first frame."""
+    def compare_with(self, reference: Reference) -> Comparison:
+        """Show views of attempts that begin from now on what the reference had at the same step."""
         self.comparison = Comparison(reference)
+        self.unknown_reference = ""
+        return self.comparison
+
+    def compare_with_none(self, unknown: str = "") -> None:
+        """Attempts that begin from now on have no reference; `unknown`: they were to have this one."""
+        self.comparison, self.unknown_reference = None, unknown
 
     @property
     def attempts(self) -> list[AttemptHistory]:

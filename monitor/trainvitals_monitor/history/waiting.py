@@ -89,6 +89,10 @@ class Waiting:
             pending = self._steps.setdefault(step, Pending())
             pending.add(header.rank, table, rows, header.scalars)
 
+    def expect(self, step: int) -> None:
+        """A step that is to be presented although no rows of it will come."""
+        self._steps.setdefault(step, Pending())
+
     # -- out -------------------------------------------------------------------------------------------------------
 
     def steps(self, through: int) -> list[int]:

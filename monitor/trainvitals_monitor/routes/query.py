@@ -14,7 +14,15 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from trainvitals.lock import Lock
 from trainvitals_monitor.findings import Severity, Status
 from trainvitals_monitor.ingest import MAX_RUN_NAME
-from trainvitals_monitor.models import FindingOut, Findings, RunDetail, Runs, SeriesOut, Tensors
+from trainvitals_monitor.models import (
+    ComparedOut,
+    FindingOut,
+    Findings,
+    RunDetail,
+    Runs,
+    SeriesOut,
+    Tensors,
+)
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.queries import Queries
 from trainvitals_monitor.refusal import Refusal
@@ -108,6 +116,22 @@ def get_series(
 def get_lock(ask: Ask, run: RunName) -> Lock:
     """The tensors of the latest attempt as they began, and which have moved: see `trainvitals contract write`."""
     return ask.lock(run)
+
+
+@router.get(
+    "/runs/{run:path}/comparison",
+    summary="A run beside another one",
+    responses=problems(400, 401, 404, 422, 503),
+)
+def get_comparison(
+    ask: Ask,
+    run: RunName,
+    reference: Annotated[
+        str, Query(description="the good run", min_length=1, max_length=MAX_RUN_NAME)
+    ],
+) -> ComparedOut:
+    """Where the run parts from the other one, by what is stored of both: see `trainvitals compare`."""
+    return ask.compared(run, reference)
 
 
 @router.get("/runs/{run:path}", summary="One run", responses=problems(400, 401, 404, 422, 503))
