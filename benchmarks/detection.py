@@ -58,6 +58,7 @@ LIMIT_S = 300.0
 
 FITS: dict[str, tuple[str, ...]] = {
     "bn": ("eval-mode-in-training", "batch-norm-frozen", "buffer-stuck"),
+    "buffer_unsaved": ("tensor-unregistered", "checkpoint-incomplete"),
     "checkpoint": (
         "checkpoint-stale",
         "checkpoint-incomplete",
@@ -68,6 +69,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "coverage": (
         "parameter-not-in-optimizer",
         "optimizer-holds-dead-parameter",
+        "tensor-unregistered",
         "gradient-missing",
         "gradient-zero",
         "parameter-stuck",

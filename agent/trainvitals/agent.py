@@ -79,9 +79,7 @@ class Agent:
         self._slots = SlotTable(models, world_size=self.world.world_size)
         self._ownership = Ownership(self._slots, optimizers)
         self._log = Log()
-        self._checkpoints = Checkpoints(
-            self._slots, self._record, self._steps_done, self._guard.call
-        )
+        self._checkpoints = Checkpoints(self._slots, self._record, self._steps_done)
         self._attempts = Attempts(
             self._record, self._steps_done, self._ownership.owns, self._guard.call
         )
@@ -125,6 +123,8 @@ class Agent:
         self._guard.call("tensor table", self._rounds.send_tensor_table)
         for optimizer in optimizers:
             self._guard.call("optimizers", self._ownership.know, optimizer)
+        for probe in self._probes:
+            self._guard.call(probe.name, probe.attached, self._slots)
         self._guard.call("checkpoint", self._checkpoints.start)
         self._guard.call("attempts", self._attempts.start)
         self._clock.start()

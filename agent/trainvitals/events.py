@@ -73,7 +73,8 @@ class CheckpointSeen:
     `state_dict()` would give that tensor now ("": none of ours). `failed`: the call raised. For a load, `missing` and `unexpected` are what it reported, and
     `foreign` says that it went into a model that is not attached. `is_model`: the keys are a model's state (and not an
     optimizer's, a scheduler's, or one tensor). `has_optimizer`: a save that holds moments of an optimizer, be it beside
-    the model's state or alone (then `keys` is empty).
+    the model's state or alone (then `keys` is empty). `unregistered`: tensors that a save has of those that modules hold
+    without having them registered, by the names of UnregisteredSeen.
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -93,6 +94,7 @@ class CheckpointSeen:
     foreign: bool = False
     is_model: bool = True
     has_optimizer: bool = False
+    unregistered: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,41 @@ class StepsAttempted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnregisteredTensor:
+    """
+    A tensor that a module holds without having it registered, and what was seen of it since the agent was attached.
+
+    `module`: the class that it hangs on. `held`: an optimizer of the attached model has it. `evaluating`: that module is
+    in eval mode. `from_start`: it was there, in this shape, at attach. `looks`: steps at which its values were compared
+    with the step before; `moves`: at how many they differed; `gradients`: at how many it had a new gradient. `drift`:
+    mean squared distance over two steps, divided by that over one: 1 for values drawn anew each time, about 2 and more
+    for what goes on from where it was; 0: unknown.
+    """
+
+    fqn: str
+    module: str
+    shape: list[int]
+    dtype: str
+    trainable: bool
+    held: bool
+    evaluating: bool
+    from_start: bool
+    looks: int
+    gradients: int
+    moves: int
+    drift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnregisteredSeen:
+    """Tensors that modules hold as plain attributes or in plain containers, and that move or get gradients (at most 64)."""
+
+    kind: Literal["unregistered"] = "unregistered"
+    step: int
+    tensors: list[UnregisteredTensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeFailed:
     """A probe raised and was switched off; training went on."""
 
@@ -149,4 +186,12 @@ class ProbeFailed:
     error: str
 
 
-Event = SlotChanged | OptimizersSeen | CheckpointSeen | ModesSeen | StepsAttempted | ProbeFailed
+Event = (
+    SlotChanged
+    | OptimizersSeen
+    | CheckpointSeen
+    | ModesSeen
+    | StepsAttempted
+    | UnregisteredSeen
+    | ProbeFailed
+)

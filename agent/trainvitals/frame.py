@@ -32,6 +32,8 @@ from trainvitals.events import (
     ProbeFailed,
     SlotChanged,
     StepsAttempted,
+    UnregisteredSeen,
+    UnregisteredTensor,
 )
 from trainvitals.facts import KEY_DTYPES, TABLE_BY_NAME, TABLES, Table
 
@@ -243,6 +245,8 @@ __all__ = [
     "SlotChanged",
     "StepsAttempted",
     "TensorInfo",
+    "UnregisteredSeen",
+    "UnregisteredTensor",
     "decode",
     "encode",
 ]

@@ -21,6 +21,7 @@ from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
 from trainvitals.places import Place, Root, find_in, roots
 from trainvitals.replicas import Replicas
 from trainvitals.slot import Slot, is_shapeless, words
+from trainvitals.unregistered import UnregisteredPlace
 
 
 class SlotTable:
@@ -40,6 +41,7 @@ class SlotTable:
         """Grows with new slots, and whenever one changes its shape or device: what is known of their sizes is old."""
         self.renamed: list[int] = []
         """Slots whose raw name, kind or persistence the last walk found changed; the canonical name never does."""
+        self.unregistered: list[UnregisteredPlace] = []  # as the probe of that name found them last
         self._roots = [Root(model) for model in roots(models)]
         for root in self._roots:
             root.remember_parts()
@@ -210,7 +212,7 @@ class SlotTable:
     def drop(self) -> None:
         """Keep nothing of the models; only names and what was known of the tensors is left."""
         self.let_go()
-        self._roots = []
+        self._roots, self.unregistered = [], []
         self._holdings = Holdings(self)
         for slot in self.slots:
             slot.move(_emptied(slot.place))
@@ -289,11 +291,7 @@ class SlotTable:
 
 
 def _emptied(place: Place) -> Place:
-    return replace(place, owner={}, home=_nobody)
-
-
-def _nobody() -> None:
-    return None
+    return replace(place, owner={}, home=lambda: None)
 
 
 def _named(place: Place) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ from trainvitals.frame import (
     OptimizersSeen,
     SlotChanged,
     TensorInfo,
+    UnregisteredSeen,
 )
 
 MAX_TENSORS = 100_000
@@ -204,6 +205,11 @@ def _event_faults(event: Event) -> Iterator[str]:
             yield "event 'modes': tensors must be tensor indices"
         if not 0 <= event.since <= event.step:
             yield "event 'modes': since must be a step up to its own"
+    if isinstance(event, UnregisteredSeen):
+        if any(not one.fqn or len(one.fqn) > MAX_FQN for one in event.tensors):
+            yield f"event 'unregistered': fqn must be 1 to {MAX_FQN} characters"
+        if not all(_is_shape(one.shape) for one in event.tensors):
+            yield f"event 'unregistered': a shape must be up to {MAX_DIMS} counts"
 
 
 def _is_shape(sizes: list[int]) -> bool:

@@ -241,8 +241,9 @@ def test_a_fault_of_ours_is_reported_and_the_save_goes_on(model: nn.Module, tmp_
             return None
 
     now = [0]
-    for arguments in ((guarded,), ()):
-        probe = Checkpoints(SlotTable([model]), Record(1 << 20), lambda: now[0], *arguments)
+    for guard in (guarded, None):
+        probe = Checkpoints(SlotTable([model]), Record(1 << 20), lambda: now[0])
+        probe.guarded = guard or probe.guarded
         probe.start()
         now.clear()  # from here on, asking for the step raises an IndexError
         torch.save(model.state_dict(), tmp_path / "a.pt")

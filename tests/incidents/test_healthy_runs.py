@@ -12,6 +12,7 @@ import pytest
 from tests.incidents.drive import drive
 from tests.incidents.healthy_runs import (
     long_runs,
+    strange_attributes,
     strange_beginnings,
     strange_changes,
     strange_gradients,
@@ -27,6 +28,7 @@ BUDGETS = [None, 0.005]
 STRANGE = [
     run
     for file in (
+        strange_attributes,
         strange_beginnings,
         strange_runs,
         strange_states,

@@ -17,6 +17,7 @@ from trainvitals.probes.moments import Moments
 from trainvitals.probes.optimizers import Optimizers
 from trainvitals.probes.probe import Probe
 from trainvitals.probes.routing import Routing
+from trainvitals.probes.unregistered import Unregistered
 from trainvitals.probes.updates import Updates
 from trainvitals.probes.values import Sweeps, Values
 
@@ -35,6 +36,7 @@ PROBES: tuple[type[Probe], ...] = (
     Beginnings,
     Sweeps,
     Inputs,
+    Unregistered,
 )
 
 __all__ = ["PROBES"]

@@ -139,7 +139,10 @@ class Probe(ABC):
     guarded: Guarded = staticmethod(_unguarded)
     """What a hook of the probe's own goes through; the agent sets it."""
 
-    def before_step(self, look: Look) -> None:  # noqa: B027  (doing nothing is a fine answer)
+    def attached(self, slots: SlotTable) -> None:  # noqa: B027  (doing nothing is a fine answer)
+        """Called once, before any step, with the models as they were attached."""
+
+    def before_step(self, look: Look) -> None:  # noqa: B027
         """Called on the trainer's thread before each optimizer's step, gradients in place; no grad mode is set."""
 
     def after_step(self, look: Look) -> None:  # noqa: B027

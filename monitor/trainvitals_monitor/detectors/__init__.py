@@ -51,6 +51,7 @@ from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
+from trainvitals_monitor.detectors.tensor_unregistered import TensorUnregistered
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.units_alike import UnitsAlike
 from trainvitals_monitor.detectors.update_ratio_out_of_range import UpdateRatioOutOfRange
@@ -76,6 +77,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ReplicasFedSameBatch,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
+    TensorUnregistered,
     StepsSkipped,
     LearningRateZero,
     LearningRateVanished,

@@ -50,6 +50,7 @@ class Checkpoint:
     rows: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     ranks: tuple[int, ...] = (0,)
     has_optimizer: bool = False
+    unregistered: tuple[str, ...] = ()
 
     def sketch(self, entries: npt.NDArray[Any] | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The sketches of these entries, [k, 8]; their mean squared difference estimates a squared distance."""
@@ -133,6 +134,7 @@ def merge_reports(reports: Sequence[Reported], parts: Parts | None) -> Checkpoin
         rows=_rows(reports, entries, parts),
         ranks=tuple(one.rank for one in reports),
         has_optimizer=any(one.seen.has_optimizer for one in reports),
+        unregistered=tuple(sorted({name for one in reports for name in one.seen.unregistered})),
     )
 
 

@@ -28,6 +28,7 @@ from tests.monitor.detectors import (
     reference_scenarios,
     resume_scenarios,
     step_scenarios,
+    unregistered_scenarios,
     zero_scenarios,
 )
 from tests.monitor.detectors.scenario import SEVERE, Scenario
@@ -55,6 +56,7 @@ FILES = (
     resume_scenarios,
     reference_scenarios,
     rank_scenarios,
+    unregistered_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]

@@ -37,17 +37,11 @@ from trainvitals.probes.checkpoint.watch import Call, Finish
 from trainvitals.probes.probe import Look, Probe, cut_sample
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
-
-Guarded = Callable[..., Any]
-"""Calls (part, function, *args) and answers with the function's result, None if it raised; see guard.Guard.call."""
+from trainvitals.unregistered import saved_in
 
 FREE_CALLS = 256
 FREE_FOREIGN_LOADS = 16
 FOREIGN_PAUSE_S = 60.0
-
-
-def _unguarded(_part: str, function: Callable[..., Any], *args: Any) -> Any:
-    return function(*args)
 
 
 class Checkpoints(Probe):
@@ -56,12 +50,12 @@ class Checkpoints(Probe):
 
     `start()` installs the watch (process-wide, reference-counted), takes the digests that the attempt begins with, and
     hands over the loads that happened before. `close()` gives back what was patched, once nobody else uses it.
-    `step_now()` is the number of steps done: what happens now is labelled with it. `guarded` takes every call that
+    `step_now()` is the number of steps done: what happens now is labelled with it. The guard takes every call that
     comes from inside a save or load.
 
     Save: read before anything is written, on the caller's thread. `stale_step` is set where an entry equals what its
     tensor was at an earlier moment (the attempt's beginning, the last saves and loads) and not what it is now. No event
-    is made of saves that hold none of the attached tensors (an optimizer's state, one tensor by itself). An entry's
+    is made of saves that hold none of the attached tensors nor an optimizer's state (one tensor by itself). An entry's
     `live_keys` is the name that the attached model's `state_dict()` would give it now, "" for none of ours. Buffers that
     are not in the save have their digests reported.
     Load: `digest` is that of the handed values in the dtype they are loaded into, `live_digest` that of the live tensor
@@ -84,12 +78,10 @@ class Checkpoints(Probe):
         slots: SlotTable,
         record: Record,
         step_now: Callable[[], int],
-        guarded: Guarded = _unguarded,
     ) -> None:
         self._slots = slots
         self._record = record
         self._step_now = step_now
-        self._guarded = guarded
         self._remembered = Remembered()
         self._thread = threading.get_ident()
         self._started = False
@@ -147,10 +139,10 @@ class Checkpoints(Probe):
     def look(self, call: Call) -> Finish | None:
         """A listener's look (see watch.py): called from inside each save and load of this process."""
         look = self._look_at_save if call.op == "save" else self._look_at_load
-        finish = self._guarded(self.name, look, call)
+        finish = self.guarded(self.name, look, call)
         if finish is None:
             return None
-        return lambda finished: self._guarded(self.name, finish, finished)
+        return lambda finished: self.guarded(self.name, finish, finished)
 
     def _look_at_save(self, call: Call) -> Finish | None:
         on_thread = threading.get_ident() == self._thread
@@ -163,11 +155,12 @@ class Checkpoints(Probe):
             entries = entries_of(call.handed)
             indices = LiveIndex(self._slots).match(entries) if entries else []
             optimizer = has_optimizer_state(call.handed)
+            others = saved_in(call.handed, self._slots.unregistered)
             if all(index < 0 for index in indices):
-                if not optimizer:
+                if not (optimizer or others):
                     return None
                 none = describe([], [])
-                return lambda finished: self._report(finished, none, optimizer=True)
+                return lambda finished: self._report(finished, none, False, optimizer, others)
             if on_thread and is_readable_now():
                 step = self._step_now()
                 manifest = read_save(self._slots, self._remembered, entries, indices, step)
@@ -175,7 +168,7 @@ class Checkpoints(Probe):
             else:
                 manifest = describe(entries, indices)
         self._saves += 1
-        return lambda finished: self._report(finished, manifest, optimizer=optimizer)
+        return lambda finished: self._report(finished, manifest, False, optimizer, others)
 
     def _look_at_load(self, call: Call) -> Finish | None:
         if call.module is None:
@@ -268,7 +261,12 @@ class Checkpoints(Probe):
         self._remembered.add(step, indices, live.cast, counts, first=True)
 
     def _report(
-        self, call: Call, manifest: Manifest, *, foreign: bool = False, optimizer: bool = False
+        self,
+        call: Call,
+        manifest: Manifest,
+        foreign: bool = False,
+        optimizer: bool = False,
+        unregistered: Sequence[str] = (),
     ) -> None:
         step, number = self._step_now(), self._number
         self._number += 1
@@ -291,6 +289,7 @@ class Checkpoints(Probe):
                 foreign=foreign,
                 is_model=len(ours) > 1 or len(ours) == len(self._slots),
                 has_optimizer=optimizer,
+                unregistered=list(unregistered),
             )
         )
         if manifest.measured:
