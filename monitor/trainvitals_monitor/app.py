@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainvitals_monitor.auth import Guard
 from trainvitals_monitor.config import Config
-from trainvitals_monitor.metrics import MonitorCollector
+from trainvitals_monitor.metrics import Scrape
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.routes import ROUTERS
 from trainvitals_monitor.routes.problems import install, problems
@@ -66,8 +65,7 @@ def create_app(config: Config | None = None, monitor: Monitor | None = None) -> 
         redirect_slashes=False,
     )
     app.state.monitor = own
-    app.state.registry = CollectorRegistry()
-    app.state.registry.register(MonitorCollector(own))
+    app.state.scrape = Scrape(own)
     app.state.activity = Activity()
     for router in ROUTERS:
         app.include_router(router)

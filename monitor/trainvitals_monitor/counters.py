@@ -1,5 +1,5 @@
 """
-What the monitor counts about itself, for metrics.py.
+What the monitor counts about itself, for metrics/.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Counters:
     duplicates: int = 0
     accepted_bytes: int = 0
     commits: int = 0
+    lag_s: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     notifications: Counter[str] = field(default_factory=Counter)

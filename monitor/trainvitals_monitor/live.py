@@ -74,6 +74,10 @@ class LiveRun:
         self.id: int | None = None
         self.closed_at: float | None = None
         self.heard_at: float | None = None
+        self.last_heard = time.time()
+        """The same in Unix seconds, by the monitor's clock; after a restart, by the agents'."""
+        self.frames = 0
+        self.frame_bytes = 0
         self._counters = counters
         self._attempts: dict[str, _Attempt] = {}
         self._saves = 0
@@ -120,7 +124,9 @@ class LiveRun:
         live._beside.restore(live.engine, store.comparison(row["id"]))
         live.engine.drain_changes()
         live.engine.drain_pieces()
-        if live.engine.summary().get("phase") == "closed":
+        said = live.engine.summary()
+        live.last_heard = min(live.last_heard, said.get("last_seen", live.last_heard))
+        if said.get("phase") == "closed":
             live.closed_at = time.monotonic()
         return live
 
@@ -155,6 +161,7 @@ class LiveRun:
                 raise Refusal("conflict", str(error)) from error
             attempt = self._attempts.get(header.attempt)
             received = attempt.ranks.get(header.rank) if attempt else None
+            self.last_heard = time.time()
             if not is_new or (received and received.has(header.seq)):
                 return False
             if attempt is None:

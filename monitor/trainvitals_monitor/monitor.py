@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class _Waiting:
 
     blob: bytes
     answer: Future[bytes] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -197,6 +199,8 @@ class Monitor:
             self._fail(group, taken, "store", self._failure)
             return
         self._failure = ""
+        now = time.monotonic()
+        self.counters.lag_s = max((now - one.waiting.since for one in taken), default=0.0)
         for one in taken:
             self._count(one)
             one.waiting.answer.set_result(one.run.answer(duplicate=not one.is_new))
@@ -237,6 +241,8 @@ class Monitor:
         if one.is_new:
             self.counters.accepted += 1
             self.counters.accepted_bytes += len(one.waiting.blob)
+            one.run.frames += 1
+            one.run.frame_bytes += len(one.waiting.blob)
         else:
             self.counters.duplicates += 1
 

@@ -599,6 +599,7 @@ _EVEN_LOAD = {
     "experts": 8,
     "chosen": 1,
     "effective_experts": 8.0,
+    "busiest": 1.0,
     "recent_tokens": 32768.0,
     "recent_effective": 8.0,
     "unused": 0,

@@ -4,26 +4,44 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import statistics
+import subprocess
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.monitor.large_model import stream as large_stream
+from tests.monitor.prometheus import tool
 from tests.monitor.raw_frames import frame, header
 from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream, tensor
-from trainvitals_monitor import metrics
 from trainvitals_monitor.config import Config, Limits
-from trainvitals_monitor.metrics import METRICS
+from trainvitals_monitor.metrics import (
+    MAX_SERIES_PER_RUN,
+    METRICS,
+    MetricSpec,
+    Scrape,
+    scrape,
+)
+from trainvitals_monitor.metrics.layout import layer_names
+from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import FRAME_REASONS
 
 GOLDEN = Path(__file__).parent / "metrics.golden"
 # What a clock or a file system decides, and the detectors but for one, which stands for all.
 VARYING = re.compile(
-    r"^(trainvitals_(?:detector_seconds_total|monitor_(?:ingest_seconds_total|store_bytes|frame_bytes_total))\S*) .*$",
+    r"^((?:process_|trainvitals_(?:detector_seconds_total|run_(?:last_seen|frame_bytes)|monitor_(?:ingest_|store_bytes|"
+    r"frame_bytes_total|scrape_))).*?) \S*$",
     re.M,
 )
 OTHERS = re.compile(r'^trainvitals_detector_\w+\{detector="(?!slot-replaced")\S+ .*\n', re.M)
@@ -81,9 +99,9 @@ def test_the_output_can_be_parsed_and_holds_every_declared_metric(http: Client) 
 
 
 @pytest.mark.parametrize("spec", METRICS, ids=lambda spec: spec.name)
-def test_names_follow_prometheus(spec: metrics.MetricSpec) -> None:
+def test_names_follow_prometheus(spec: MetricSpec) -> None:
     """Prefix, base units, no unit abbreviations, no _total on a gauge, help as a sentence."""
-    assert re.fullmatch(r"trainvitals_[a-z]+(_[a-z]+)*", spec.name)
+    assert re.fullmatch(r"(trainvitals|process)_[a-z]+(_[a-z]+)*|trainvitals_[a-z]+", spec.name)
     assert not spec.name.endswith(("_total", "_count", "_sum", "_bucket", "_info"))
     assert not re.search(r"_(ms|milliseconds|kb|mb|percent|pct)(_|$)", spec.name)
     assert spec.help.endswith(".")
@@ -102,7 +120,7 @@ def test_finding_series_go_to_zero_and_then_stay(http: Client) -> None:
     stream.flush()
     http.push_all(stream.frames[sent:])
     assert (
-        'trainvitals_finding_active{detector="slot-replaced",run="run"' in http.get("/metrics").text
+        'trainvitals_finding_active{run="run",detector="slot-replaced"' in http.get("/metrics").text
     )
     assert http.metric("trainvitals_finding_active", **labels) == 0
     assert http.metric("trainvitals_findings_opened_total", **labels) == 1
@@ -114,7 +132,7 @@ def test_a_runs_series_end_with_the_run(http: Client, monkeypatch: pytest.Monkey
     stream.close()
     http.push_all(stream.frames)
     assert 'run="run"' in http.get("/metrics").text
-    monkeypatch.setattr(metrics, "LINGER_S", -1.0)
+    monkeypatch.setattr(scrape, "LINGER_S", -1.0)
     assert 'run="run"' not in http.get("/metrics").text
     assert http.get_json("/api/v1/runs/run")["phase"] == "closed"
 
@@ -122,8 +140,8 @@ def test_a_runs_series_end_with_the_run(http: Client, monkeypatch: pytest.Monkey
 def test_runs_beyond_the_cap_are_left_out_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last ones heard of stay."""
-    monkeypatch.setattr(metrics, "MAX_RUNS", 2)
+    """The newest stay."""
+    monkeypatch.setattr(scrape, "MAX_RUNS", 2)
     with serving(Config(store=str(tmp_path), limits=Limits(live_runs=8))) as http:
         for name in "abcde":
             http.push_all([frame(header(run=name))])
@@ -138,6 +156,184 @@ def test_labels_of_refusals_are_known_beforehand(http: Client) -> None:
     http.push(frame(header(run="../x")))
     reasons = re.findall(r'frames_refused_total\{reason="([^"]+)"', http.get("/metrics").text)
     assert sorted(reasons) == sorted(FRAME_REASONS)
+
+
+def _samples(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_openmetrics_is_answered_to_who_asks_for_it(http: Client) -> None:
+    """What Prometheus sends as Accept; the strict parser reads it, and it holds the same samples."""
+    http.push_all(_stream().frames)
+    plain = http.get("/metrics", headers={"accept": "*/*"})
+    accept = (
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1"
+    )
+    asked = http.get("/metrics", headers={"accept": accept, "accept-encoding": "gzip"})
+    assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert asked.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert asked.headers["content-encoding"] == "gzip"
+    families = {one.name: one for one in openmetrics_families(asked.text)}
+    assert set(families) == {spec.name for spec in METRICS}
+    assert all(families[spec.name].type == spec.type for spec in METRICS)
+    same = [VARYING.sub("", "\n".join(_samples(one.text))) for one in (plain, asked)]
+    assert same[0] == same[1]
+
+
+def test_promtool_finds_no_fault(http: Client) -> None:
+    """`promtool check metrics`: names, units, help, types."""
+    http.push_all([*_stream().frames, *large_stream("large", layers=2).frames])
+    text = http.get("/metrics").text
+    done = subprocess.run(
+        [tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert not done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_bounds_add_up_to_less_than_the_cap() -> None:
+    """By construction: whatever the model, a run has no more series than its cap."""
+    assert sum(spec.bound for spec in METRICS if "run" in spec.labels) <= MAX_SERIES_PER_RUN
+
+
+def test_the_largest_model_stays_within_its_bounds(tmp_path: Path) -> None:
+    """10,000 tensors in 126 layers, 882 adapters: each metric within its bound, the rest counted."""
+    with serving(Config(store=str(tmp_path), limits=Limits(body_bytes=1 << 28))) as http:
+        http.push_all(large_stream("large").frames)
+        text = http.get("/metrics").text
+        assert http.metric("trainvitals_run_tensors", run="large") > 10_000
+        own = Counter(line.partition("{")[0] for line in _samples(text) if 'run="large"' in line)
+        for spec in METRICS:
+            assert own[spec.exposed] <= spec.bound, spec.name
+        assert 1500 < own.total() <= MAX_SERIES_PER_RUN
+        assert http.metric("trainvitals_run_series", run="large") == own.total()
+        assert http.metric("trainvitals_run_series_left_out", run="large") == 4 * (882 - 192)
+
+
+def test_caps_hold_whatever_comes(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's and the monitor's: what is most needed stays, and what is left out is counted."""
+    for name in "abc":
+        http.push_all(large_stream(name, layers=4).frames)
+    monkeypatch.setattr(scrape, "MAX_SERIES_PER_RUN", 60)
+    monkeypatch.setattr(scrape, "MAX_SERIES", 100)
+    text = http.get("/metrics").text
+    own = Counter(re.findall(r'run="(\w)"', text))
+    assert own["c"] == 60
+    assert own["b"] == 40
+    assert own["a"] == 0
+    assert http.metric("trainvitals_run_step", run="b") == 2
+    assert http.metric("trainvitals_monitor_series") == 100
+    assert http.metric("trainvitals_monitor_series_left_out") > 300
+
+
+def test_a_run_that_vanished_is_let_go_of_in_the_end(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day after its last word; the API still has it."""
+    http.push_all(_stream("run").frames)
+    monkeypatch.setattr(scrape, "ABANDONED_S", -1.0)
+    assert 'run="run"' not in http.get("/metrics").text
+    assert http.get_json("/api/v1/runs/run")["step"] == 103
+
+
+def test_state_by_layer_and_role(http: Client) -> None:
+    """Norms add up in squares; updates count by the step; buffers are in no layer."""
+    stream = Stream(
+        ["layers.2.a.weight", "layers.2.b.weight", "layers.10.norm.weight", tensor("layers.2.n", kind="buffer")],
+        run="run",
+    )  # fmt: skip
+    stream.step(
+        values={"layers.2.a.weight": 3.0, "layers.2.b.weight": 4.0, "layers.2.n": 1e9},
+        updates={
+            "layers.2.a.weight": {"update_norm": 0.5, "since": 1, "changed": 32},
+            "layers.2.b.weight": {"update_norm": 0.0, "since": 1, "changed": 0},
+        },
+        gradients={"layers.2.a.weight": 0.25},
+    )
+    stream.step(values={"layers.2.a.weight": {"norm": math.nan, "nonfinite": 7}})
+    stream.flush()
+    http.push_all(stream.frames)
+    layer = {"run": "run", "layer": "layers.02"}
+    assert http.metric("trainvitals_layer_norm", **layer) == 4.0
+    assert http.metric("trainvitals_layer_changed_ratio", **layer) == 0.25
+    assert http.metric("trainvitals_layer_gradient_norm", **layer) == 0.25
+    assert http.metric("trainvitals_layer_nonfinite_elements", **layer) == 7
+    assert http.metric("trainvitals_role_norm", run="run", role="other") == 4.0
+    offender = {"run": "run", "tensor": "layers.2.a.weight"}
+    assert http.metric("trainvitals_offender_nonfinite_elements", **offender) == 7
+    assert 'layer="layers.10"' not in http.get("/metrics").text
+
+
+def test_watched_tensors(http: Client) -> None:
+    """Bias, load and adapters: what their series say."""
+    a, b = "layers.0.wq.lora_A.default.weight", "layers.0.wq.lora_B.default.weight"
+    bias, counter = "layers.0.moe.expert_bias", "layers.0.moe.tokens_per_expert"
+    buffers = [tensor(name, kind="buffer", shape=[8]) for name in (bias, counter)]
+    stream = Stream([tensor(a, shape=[8, 64]), b, "layers.0.wq.weight", *buffers], run="run")
+    for step in range(11):
+        stream.step(
+            values={a: 1.1**step, b: 0.5, "layers.0.wq.weight": 10.0, bias: 0.3},
+            extremes={bias: (0.1 * step - 1.0, 0.1 * step + 1.0)},
+            routing={counter: {"effective_experts": 2.0, "busiest": 4.0, "unused": 3}},
+        )
+    stream.flush()
+    http.push_all(stream.frames)
+    at = {"run": "run", "layer": "layers.00"}
+    expected = {
+        "trainvitals_lora_growth_ratio": 0.1,
+        "trainvitals_lora_product_ratio": 1.1**10 / 20,
+        "trainvitals_expert_bias_norm": 0.3,
+        "trainvitals_expert_bias_spread": 2.0,
+        "trainvitals_expert_bias_drift": 0.1,
+        "trainvitals_expert_load_max_ratio": 4.0,
+        "trainvitals_expert_load_entropy_ratio": 1 / 3,
+        "trainvitals_expert_dead": 3,
+        "trainvitals_experts": 8,
+    }
+    for name, value in expected.items():
+        assert http.metric(name, **at) == pytest.approx(value), name
+    assert http.metric("trainvitals_lora_norm", **at, matrix="a") == pytest.approx(1.1**10)
+    assert http.metric("trainvitals_lora_norm", **at, matrix="b", tensor=b) == 0.5
+    assert http.metric("trainvitals_expert_bias_info", **at, dtype="float32", tensor=bias) == 1
+
+
+def test_checkpoints_have_series(http: Client) -> None:
+    """The last save, the last that is clean, and what changed of its keys."""
+    stream = Stream(["a", "b"], run="run", step_offset=100)
+    stream.step(values={"*": 1.0}, steps=5)
+    stream.checkpoint()
+    stream.step(values={"*": 1.0}, steps=5)
+    stream.checkpoint()
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    http.push_all(stream.frames)
+    assert http.metric("trainvitals_checkpoint_last_save_step", run="run") == 110
+    assert http.metric("trainvitals_checkpoint_last_clean_step", run="run") == 110
+    assert http.metric("trainvitals_checkpoint_saves_total", run="run") == 2
+
+
+def test_layer_names_sort_and_need_no_numbers() -> None:
+    """Padded within their stack; the module where there is no number."""
+    names = ["m.layers.3.w", "m.layers.100.w", "0.weight", "11.weight", "model.norm.weight", "w"]
+    expected = ["m.layers.003", "m.layers.100", "00", "11", "model.norm", "w"]
+    assert layer_names(names) == expected
+
+
+def test_a_scrape_is_cheap(tmp_path: Path) -> None:
+    """40 ms of CPU at a run's cap; three times that fails here, for machines are noisy."""
+    monitor = Monitor(Config(store=str(tmp_path), limits=Limits(body_bytes=1 << 28)))
+    monitor.start()
+    for blob in large_stream("large").frames:
+        monitor.submit(blob).result(60)
+    scraped = Scrape(monitor)
+    scraped.render()
+    costs = []
+    for _ in range(5):
+        started = time.thread_time()
+        scraped.render(openmetrics=True)
+        costs.append(time.thread_time() - started)
+    monitor.close()
+    assert statistics.median(costs) < 0.120, "CPU seconds"
 
 
 def test_ready_is_a_metric(http: Client) -> None:

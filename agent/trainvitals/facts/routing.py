@@ -34,6 +34,11 @@ ROUTING = Table(
             "exp of the entropy of the shares of what was counted since the look before: equal loads give "
             "the number of experts",
         ),
+        _sample(
+            "busiest",
+            "float64",
+            "load of the busiest expert over that of the mean, of the same choices",
+        ),
         _sample("recent_tokens", "float64", f"choices in the last {LOAD_LOOKS} looks"),
         _sample("recent_effective", "float64", "effective experts over these looks together"),
         _sample("unused", "int64", "experts that were not chosen once in these looks"),

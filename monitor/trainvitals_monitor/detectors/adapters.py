@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.roles import Role
 from trainvitals_monitor.detectors.detector import FloatArray, IntArray
 from trainvitals_monitor.history import View
+from trainvitals_monitor.history.tensors import TensorTable
 
 # "wq.lora_A.default.weight", "wq.lora_a.weight", "wq.lora_A", "emb.lora_embedding_A.default"
 _LETTER = re.compile(r"(lora_(?:embedding_)?)([Aa])(?=\.|$)")
@@ -33,11 +34,11 @@ class Adapters(NamedTuple):
 
 def adapters_of(view: View) -> Adapters:
     """The adapters of the view's model; made once per attempt."""
-    return view.cached("adapters", lambda: _find(view))
+    return view.cached("adapters", lambda: adapters_in(view.tensors))
 
 
-def _find(view: View) -> Adapters:
-    table = view.tensors
+def adapters_in(table: TensorTable) -> Adapters:
+    """The adapters among these tensors, in the table's order."""
     rows: list[tuple[int, int, int]] = []
     widest: list[float] = []
     for index, (fqn, role) in enumerate(zip(table.fqn, table.role, strict=True)):

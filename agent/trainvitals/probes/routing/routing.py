@@ -118,6 +118,7 @@ def _report_load(look: Look, seen: _Seen, load: Floats) -> None:
         experts=[len(load)],
         chosen=[seen.router.chosen],
         effective_experts=[effective(load)],
+        busiest=[float(load.max() / load.mean())],
         recent_tokens=[recent.sum()],
         recent_effective=[effective(recent)],
         unused=[int((recent == 0).sum())],

@@ -1,0 +1,143 @@
+"""
+What a scrape copies of a run, under its lock: a few columns and numbers, so that ingest waits for no rendering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals_monitor.findings import Finding
+from trainvitals_monitor.first_cause import standing
+from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.metrics.layout import Layout
+from trainvitals_monitor.report import coverage
+from trainvitals_monitor.snapshot import ranks_reporting
+
+FloatArray = npt.NDArray[np.float64]
+
+COLUMNS = (
+    "norm",
+    "nonfinite",
+    "update_norm",
+    "since",
+    "looked",
+    "changed",
+    "grad_norm",
+    "low",
+    "high",
+    "experts",
+    "effective_experts",
+    "busiest",
+    "unused",
+)
+_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Copied:
+    """
+    One run at a scrape. `columns`: a statistic's last value by tensor, NaN for none; `trends`: its change a step, by
+    watched tensor (see _trends).
+    """
+
+    run: str
+    page: str
+    said: dict[str, Any]
+    last_heard: float
+    frames: int
+    frame_bytes: int
+    covered: float
+    oldest_look: int | None
+    reporting: int
+    lags: list[int]
+    findings: list[Finding]
+    standing: list[Finding]
+    checkpoints: list[Checkpoint]
+    counts: dict[str, int]
+    offset: int
+    layout: Layout
+    columns: dict[str, FloatArray]
+    trends: dict[str, FloatArray]
+
+
+def copied(live: LiveRun, known: Layout | None) -> Copied | None:
+    """The run as it is now, None before its first frame; `known` is used again if the model is still that."""
+    with live.lock:
+        engine = live.engine
+        said, attempt = engine.summary(), engine.history.current
+        if attempt is None:
+            return None
+        covered = coverage(engine.history)
+        layout = known if known and known.is_of(attempt) else Layout.of(live.name, attempt)
+        findings = engine.findings
+        furthest = max(rank.complete_through for rank in attempt.ranks.values())
+        return Copied(
+            run=live.name,
+            page=live.page,
+            said=said,
+            last_heard=live.last_heard,
+            frames=live.frames,
+            frame_bytes=live.frame_bytes,
+            covered=float(covered["seen"].get("values", 0.0)),
+            oldest_look=covered["oldest_look"].get("values"),
+            reporting=ranks_reporting(engine),
+            lags=[furthest - rank.complete_through for rank in attempt.ranks.values()],
+            findings=findings,
+            standing=standing(findings),
+            checkpoints=list(attempt.checkpoints.presented),
+            counts=dict(attempt.checkpoints.counts),
+            offset=attempt.step_offset or 0,
+            layout=layout,
+            columns={stat: _column(attempt, stat, layout.size) for stat in COLUMNS},
+            trends=_trends(attempt, layout),
+        )
+
+
+def _column(attempt: AttemptHistory, stat: str, size: int) -> FloatArray:
+    """A copy, as long as the tensor table: a tensor that was named and not looked at has no row in the window yet."""
+    latest = attempt.window.latest(stat)
+    column = np.full(size, np.nan)
+    column[: len(latest)] = latest[:size]
+    return column
+
+
+def _trends(attempt: AttemptHistory, layout: Layout) -> dict[str, FloatArray]:
+    """Change a step over the window: of the middle of each expert bias, and of the logarithm of each LoRA A's norm."""
+    return {
+        "bias": _slope(attempt, layout.biases, lambda low, high: (low + high) / 2, "low", "high"),
+        "lora_a": _slope(attempt, layout.adapters.a, _log, "norm", "norm"),
+    }
+
+
+def _log(norm: FloatArray, _same: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithm: FloatArray = np.log(norm)
+    return logarithm
+
+
+def _slope(attempt: AttemptHistory, tensors: Any, of: Any, one: str, other: str) -> FloatArray:
+    """(last - first) / steps between, NaN where there are no two finite looks."""
+    slopes = np.full(len(tensors), np.nan)
+    window = attempt.window
+    inside = np.flatnonzero(tensors < len(window.latest(one)))
+    if not len(inside):
+        return slopes
+    chosen = tensors[inside]
+    values = of(window.last(one, _WINDOW)[0][:, chosen], window.last(other, _WINDOW)[0][:, chosen])
+    steps = window.last_steps(_WINDOW)
+    finite = np.isfinite(values)
+    if len(values) < 2:
+        return slopes
+    column = np.arange(len(chosen))
+    first, last = finite.argmax(axis=0), len(values) - 1 - finite[::-1].argmax(axis=0)
+    between = (steps[last] - steps[first]).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (values[last, column] - values[first, column]) / between
+    slopes[inside] = np.where(finite.any(axis=0) & (between > 0), slope, np.nan)
+    return slopes

@@ -1,0 +1,140 @@
+"""
+How a model's tensors are grouped for metrics, and the labels of the groups: made once per model, not per scrape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals.roles import Role
+from trainvitals_monitor.detectors.adapters import Adapters, adapters_in
+from trainvitals_monitor.history.attempt import AttemptHistory
+
+IntArray = npt.NDArray[np.int64]
+
+MAX_LAYERS = 160
+MAX_ROUTERS = 128
+"""Expert biases, and counters of experts' tokens, that have series of their own."""
+MAX_ADAPTERS = 192
+_NUMBER_WIDTH = 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """Groups of tensors: `number[i]` is tensor i's, -1 for none; `names` are theirs, `left_out` had no room."""
+
+    number: IntArray
+    names: list[str]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    The groups of a model. `layer_of[i]`: the name of tensor i's layer; `biases`, `counters`, `adapters`: the watched
+    ones that have room, `watched_left_out` those that have not.
+    """
+
+    run: str
+    attempt: str
+    version: int
+    size: int
+    fqn: list[str]
+    dtype: list[str]
+    layer_of: list[str]
+    layers: Group
+    roles: Group
+    biases: IntArray
+    counters: IntArray
+    adapters: Adapters
+    watched_left_out: dict[str, int]
+    labels: dict[str, list[str]]
+    """A memo: the labels of a metric's samples."""
+
+    @classmethod
+    def of(cls, run: str, attempt: AttemptHistory) -> Layout:
+        """The caller holds the run's lock. Cost: 4 us a tensor."""
+        table = attempt.tensors
+        layer_of = layer_names(table.fqn)
+        order = table.order
+        biases, counters = (
+            _in_order(np.flatnonzero(table.mask(role)), order)
+            for role in (Role.EXPERT_BIAS, Role.EXPERT_COUNTER)
+        )
+        adapters = adapters_in(table)
+        kept = np.argsort(order[adapters.a], kind="stable")[:MAX_ADAPTERS]
+        roles = [role.value for role in table.role]
+        named = sorted(set(roles))
+        # A buffer of no known role says nothing by its norm: step counters, masks, caches.
+        told = table.is_param | ~table.mask(Role.OTHER)
+        numbers = np.array([named.index(role) for role in roles], np.int64)
+        return cls(
+            run=run,
+            attempt=attempt.key,
+            version=table.version,
+            size=len(table),
+            fqn=list(table.fqn),
+            dtype=list(table.dtype),
+            layer_of=layer_of,
+            layers=_grouped(layer_of, table.is_param, order),
+            roles=Group(np.where(told, numbers, -1), named),
+            biases=biases[:MAX_ROUTERS],
+            counters=counters[:MAX_ROUTERS],
+            adapters=Adapters(
+                adapters.a[kept], adapters.b[kept], adapters.base[kept], adapters.widest[kept]
+            ),
+            watched_left_out={
+                "expert_bias": max(0, len(biases) - MAX_ROUTERS),
+                "expert_load": max(0, len(counters) - MAX_ROUTERS),
+                "lora": max(0, len(adapters.a) - MAX_ADAPTERS),
+            },
+            labels={},
+        )
+
+    def is_of(self, attempt: AttemptHistory) -> bool:
+        """Whether this is the attempt's model as it is now."""
+        return (self.attempt, self.version) == (attempt.key, attempt.tensors.version)
+
+
+def _in_order(tensors: IntArray, order: IntArray) -> IntArray:
+    found: IntArray = tensors[np.argsort(order[tensors], kind="stable")]
+    return found
+
+
+def _grouped(names: Sequence[str], member: npt.NDArray[np.bool_], order: IntArray) -> Group:
+    """By name, of members only: the first MAX_LAYERS in the order of the model."""
+    in_order = np.argsort(order, kind="stable")
+    known = list(dict.fromkeys(names[i] for i in in_order if member[i]))
+    number = {name: place for place, name in enumerate(known[:MAX_LAYERS])}
+    numbers = [number.get(name, -1) if own else -1 for name, own in zip(names, member, strict=True)]
+    return Group(np.array(numbers, np.int64), list(number), max(0, len(known) - MAX_LAYERS))
+
+
+def layer_names(fqns: Sequence[str]) -> list[str]:
+    """
+    The layer that each tensor belongs to: its name up to the first number, which is padded so that layers sort; the
+    module where there is no number.
+
+    >>> layer_names(["layers.3.moe.experts.7.w1", "layers.11.norm.weight", "head.weight"])
+    ['layers.03', 'layers.11', 'head']
+    """
+    split = [_split(fqn) for fqn in fqns]
+    width: dict[str, int] = {}
+    for prefix, number in split:
+        width[prefix] = max(width.get(prefix, _NUMBER_WIDTH), len(number))
+    return [
+        f"{prefix}.{number.zfill(width[prefix])}".removeprefix(".") if number else prefix
+        for prefix, number in split
+    ]
+
+
+def _split(fqn: str) -> tuple[str, str]:
+    parts = fqn.split(".")
+    for place, part in enumerate(parts[:-1]):
+        if part.isdecimal():
+            return ".".join(parts[:place]), part
+    return ".".join(parts[:-1]) or fqn, ""

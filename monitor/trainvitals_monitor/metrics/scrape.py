@@ -1,0 +1,144 @@
+"""
+One scrape: every run's samples within the caps, then the monitor's own.
+
+Runs come newest first, what is most needed of each first: where the monitor's cap is reached, what is left out is
+always the same, and is counted. A run's series end some minutes after it was closed, and a day after the last word of
+one that vanished, so that nothing alerts on the dead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.metrics.catalogue import METRICS
+from trainvitals_monitor.metrics.checkpoints import checkpoint_samples
+from trainvitals_monitor.metrics.copied import Copied, copied
+from trainvitals_monitor.metrics.exposition import exposition
+from trainvitals_monitor.metrics.findings import finding_samples
+from trainvitals_monitor.metrics.layout import Layout
+from trainvitals_monitor.metrics.run import run_samples
+from trainvitals_monitor.metrics.service import DetectorTotals, process_samples, service_samples
+from trainvitals_monitor.metrics.spec import Block, Sample, blocks
+from trainvitals_monitor.metrics.state import offender_samples, state_blocks
+from trainvitals_monitor.metrics.watched import watched_blocks
+from trainvitals_monitor.monitor import Monitor
+
+MAX_SERIES_PER_RUN = 3500
+MAX_SERIES = 12_000
+"""Of all runs together: what is rendered in 40 ms of CPU."""
+MAX_RUNS = 200
+"""Runs with series of their own."""
+LINGER_S = 300.0
+"""How long a run's series stay after it was closed: some scrapes."""
+ABANDONED_S = 86_400.0
+"""How long those of a run stay that vanished without a word."""
+_OF_WATCHED = {"expert_bias": 4, "expert_load": 4, "lora": 4}
+_OF_LAYERS = 5
+_COUNTS = 2
+"""The two series that say how many there are."""
+
+
+class Scrape:
+    """Renders the monitor anew at every call; any thread, one at a time. No lock of a run is held but while it is copied."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._process = ProcessCollector(registry=CollectorRegistry())
+        self._layouts: dict[str, Layout] = {}
+        self._detectors = DetectorTotals()
+        self._lock = threading.Lock()
+        self._cpu_s = 0.0
+
+    def render(self, *, openmetrics: bool = False) -> bytes:
+        """What GET /metrics answers. Cost: 6 ms of CPU for one run of 10,000 tensors, 30 at MAX_SERIES."""
+        with self._lock:
+            started = time.thread_time()
+            given: dict[str, list[Block]] = {}
+            for block in self._all():
+                given.setdefault(block.metric, []).append(block)
+            text = exposition(METRICS, given, openmetrics)
+            self._cpu_s = time.thread_time() - started
+        return text
+
+    def _all(self) -> Iterator[Block]:
+        live = sorted(
+            (run for run in self._monitor.roster.all() if not is_over(run)), key=_age_rank
+        )
+        total = left_out = 0
+        for run in live[:MAX_RUNS]:
+            made, lacking = self._of_run(run, MAX_SERIES - total)
+            total += sum(len(block.labels) for block in made)
+            left_out += lacking
+            yield from made
+        self._layouts = {
+            run.name: self._layouts[run.name] for run in live if run.name in self._layouts
+        }
+        own: list[Sample] = [
+            ("trainvitals_runs", (), len(live)),
+            ("trainvitals_runs_left_out", (), max(0, len(live) - MAX_RUNS)),
+            ("trainvitals_monitor_series", (), total),
+            ("trainvitals_monitor_series_left_out", (), left_out),
+            ("trainvitals_monitor_scrape_cpu_seconds", (), self._cpu_s),
+            *self._detectors.samples(self._monitor.roster.all()),
+            *service_samples(self._monitor),
+            *process_samples(self._process),
+        ]
+        yield from blocks(METRICS, own)
+
+    def _of_run(self, run: LiveRun, room: int) -> tuple[list[Block], int]:
+        now = copied(run, self._layouts.get(run.name))
+        if now is None:
+            return [], 0
+        self._layouts[run.name] = now.layout
+        made = [block.known() for block in _blocks(now)]
+        kept, count = _within(made, min(room, MAX_SERIES_PER_RUN) - _COUNTS)
+        left_out = sum(len(block.labels) for block in made) - count + _no_room(now.layout)
+        counts: list[Sample] = [
+            ("trainvitals_run_series", (run.name,), count + _COUNTS),
+            ("trainvitals_run_series_left_out", (run.name,), left_out),
+        ]
+        return [*kept, *(blocks(METRICS, counts) if room >= _COUNTS else [])], left_out
+
+
+def is_over(run: LiveRun) -> bool:
+    """Closed, and long enough for the last scrapes; or not heard of for a day."""
+    if run.closed_at is not None:
+        return time.monotonic() - run.closed_at > LINGER_S
+    return time.time() - run.last_heard > ABANDONED_S
+
+
+def _age_rank(run: LiveRun) -> float:
+    """Newest first: the store counts runs; one that is not in it yet is newer than all."""
+    return -float("inf") if run.id is None else -run.id
+
+
+def _blocks(now: Copied) -> Iterator[Block]:
+    """Most needed first."""
+    yield from blocks(METRICS, run_samples(now))
+    yield from blocks(METRICS, finding_samples(now))
+    yield from blocks(METRICS, checkpoint_samples(now))
+    yield from blocks(METRICS, offender_samples(now))
+    yield from watched_blocks(now)
+    yield from state_blocks(now)
+
+
+def _within(made: list[Block], room: int) -> tuple[list[Block], int]:
+    """The first blocks that fit, the last of them cut; and how many series that is."""
+    kept, count = [], 0
+    for block in made:
+        size = min(len(block.labels), max(0, room - count))
+        if size:
+            kept.append(Block(block.metric, block.labels[:size], block.values[:size]))
+            count += size
+    return kept, count
+
+
+def _no_room(layout: Layout) -> int:
+    """Series of layers and watched tensors beyond the places that there are for them."""
+    watched = sum(count * _OF_WATCHED[kind] for kind, count in layout.watched_left_out.items())
+    return watched + layout.layers.left_out * _OF_LAYERS

@@ -1,0 +1,104 @@
+"""
+Metrics of the tensors that have series of their own: expert biases, counters of experts' tokens, LoRA adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from trainvitals_monitor.metrics.copied import Copied
+from trainvitals_monitor.metrics.layout import MAX_ADAPTERS, MAX_ROUTERS
+from trainvitals_monitor.metrics.spec import Block, MetricSpec
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+_TENSOR = ("run", "layer", "tensor")
+
+WATCHED_METRICS: tuple[MetricSpec, ...] = (
+    MetricSpec("trainvitals_expert_bias", "info", (*_TENSOR, "dtype"), "The dtype of an expert bias.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_bias_norm", "gauge", _TENSOR, "Norm of an expert bias.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_bias_spread", "gauge", _TENSOR, "Largest less smallest element of an expert bias.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_bias_drift", "gauge", _TENSOR, "Move a step, over the last 256, of the middle between the smallest and largest element of an expert bias.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_load_max_ratio", "gauge", _TENSOR, "Load of the busiest expert over that of the mean; 1 is even.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_load_entropy_ratio", "gauge", _TENSOR, "Entropy of the experts' loads over its largest possible value; 1 is even.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_dead", "gauge", _TENSOR, "Experts that were not chosen once in the last 32 looks.", MAX_ROUTERS),
+    MetricSpec("trainvitals_experts", "gauge", _TENSOR, "Experts of a router.", MAX_ROUTERS),
+    MetricSpec("trainvitals_lora_norm", "gauge", (*_TENSOR, "matrix"), "Norm of a LoRA matrix, a or b.", 2 * MAX_ADAPTERS),
+    MetricSpec("trainvitals_lora_growth_ratio", "gauge", _TENSOR, "Growth of the norm of a LoRA A a step, over the last 256: 0.01 is one percent.", MAX_ADAPTERS),
+    MetricSpec("trainvitals_lora_product_ratio", "gauge", _TENSOR, "Norm of a LoRA A (the tensor) times that of its B, which the norm of BA does not exceed, over that of the weight adapted.", MAX_ADAPTERS),
+)  # fmt: skip
+_SPECS = {spec.name: spec for spec in WATCHED_METRICS}
+
+
+def watched_blocks(copied: Copied) -> Iterator[Block]:
+    """Of every watched tensor that has room; a statistic that it has not has no sample."""
+    yield from _biases(copied)
+    yield from _loads(copied)
+    yield from _adapters(copied)
+
+
+def _biases(copied: Copied) -> Iterator[Block]:
+    biases, columns = copied.layout.biases, copied.columns
+    yield _dtypes(copied)
+    spread = columns["high"][biases] - columns["low"][biases]
+    yield _block(copied, "trainvitals_expert_bias_norm", biases, columns["norm"][biases])
+    yield _block(copied, "trainvitals_expert_bias_spread", biases, spread)
+    yield _block(copied, "trainvitals_expert_bias_drift", biases, copied.trends["bias"])
+
+
+def _dtypes(copied: Copied) -> Block:
+    layout, spec = copied.layout, _SPECS["trainvitals_expert_bias"]
+    memo = layout.labels.setdefault(spec.name, [])
+    if not memo:
+        memo += [
+            spec.labelled(copied.run, layout.layer_of[i], layout.fqn[i], layout.dtype[i])
+            for i in layout.biases
+        ]
+    return Block(spec.name, memo, [1.0] * len(memo))
+
+
+def _loads(copied: Copied) -> Iterator[Block]:
+    counters = copied.layout.counters
+    columns = {name: values[counters] for name, values in copied.columns.items()}
+    experts = columns["experts"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = np.log(columns["effective_experts"]) / np.log(experts)
+    given = {
+        "trainvitals_expert_load_max_ratio": columns["busiest"],
+        "trainvitals_expert_load_entropy_ratio": entropy,
+        "trainvitals_expert_dead": columns["unused"],
+        "trainvitals_experts": experts,
+    }
+    for name, values in given.items():
+        yield _block(copied, name, counters, values)
+
+
+def _adapters(copied: Copied) -> Iterator[Block]:
+    adapters, norm = copied.layout.adapters, copied.columns["norm"]
+    a, b = norm[adapters.a], norm[adapters.b]
+    base = np.where(adapters.base >= 0, norm[adapters.base], np.nan) if len(norm) else a
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        product = a * b / base
+    given = {
+        "trainvitals_lora_growth_ratio": np.expm1(copied.trends["lora_a"]),
+        "trainvitals_lora_product_ratio": product,
+    }
+    yield _block(copied, "trainvitals_lora_norm", adapters.a, a, "a")
+    yield _block(copied, "trainvitals_lora_norm", adapters.b, b, "b")
+    for name, values in given.items():
+        yield _block(copied, name, adapters.a, values)
+
+
+def _block(copied: Copied, name: str, tensors: IntArray, values: FloatArray, *more: str) -> Block:
+    """`more`: labels beyond those of a tensor, the same for all."""
+    layout = copied.layout
+    memo = layout.labels.setdefault("/".join((name, *more)), [])
+    if not memo:
+        spec = _SPECS[name]
+        memo += [
+            spec.labelled(copied.run, layout.layer_of[i], layout.fqn[i], *more) for i in tensors
+        ]
+    return Block(name, memo, np.where(np.isfinite(values), values, np.nan).tolist())
