@@ -154,7 +154,7 @@ class Agent:
             while self._undo:
                 self._guard.call(*self._undo.popitem())
             self._guard.call("loss", self._log.flush, self._record)
-            self._progress.complete()
+            self._rounds.complete()
             self._progress.phase = "closed"
             self._guard.call("sender", self._sender.close, self.settings.close_timeout_s)
             ATTACHED.discard(self._attachment)
@@ -189,7 +189,7 @@ class Agent:
         """Send all that is known now; True when the monitor has taken it (or the folder holds it)."""
         self._guard.call("clock", self._clock.finish_round)
         self._guard.call("loss", self._log.flush, self._record)
-        self._progress.complete()
+        self._rounds.complete()
         sent = self._guard.call("sender", self._sender.flush, self.settings.close_timeout_s)
         self._guard.call("findings", self._answers.tell)
         return bool(sent)

@@ -5,6 +5,7 @@ Each kind of look has an account. A step pays `share` of its time into them; wha
 An account in credit looks at the next tensors of its ring, as many as the credit buys at the measured price, but an
 eighth of a lap at least: what that costs beyond the credit is carried as debt, and its kind pauses until it is paid.
 What an account can't hold any more goes back into the next step's income, and so to the kinds that can use it.
+Where steps are so short that looking at all costs more than the share, whole rounds rest (rests.py).
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from dataclasses import dataclass, field
 
 from trainvitals.contract import matches
 from trainvitals.probes.probe import Choice
+from trainvitals.rests import Rests
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.slots import SlotTable
 
 FULL_LOOKS = 2
 """The first steps look at everything and cost what it costs: compilation and warm-up hide it, baselines need it."""
-WALK_STEPS = 64
+START_STEPS = 50
+START_SECONDS = 0.25
+"""
+So do the steps after them, as long as all our work since the start has taken less than this: most faults begin at the
+start, and a quarter of a second, once, is nothing to a training.
+"""
+WALK_STEPS, MAX_WALK_STEPS = 64, 1024
+"""Steps between two walks through the modules: where the checks have credit, and in any case."""
 COUNTER_STEPS = (4, 16)
 """Steps between two looks at the optimizers' counters: without a limit, and under a budget."""
+RANK_STEPS = 64
+"""With several ranks no rank rests at these steps, so that all of them have looks to compare."""
 DIGEST_STEPS = 16
 DIGEST_TENSORS = 64
 """
@@ -34,7 +45,6 @@ PLAN_STEPS = 256
 """The plan is told from so many steps."""
 BUNDLES = 8
 """A look that is not free takes at least this part of a lap, and its kind rests for it afterwards."""
-LEAST_FOR_LOOKS = 0.25
 SPIKE = 4.0
 """A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
 CREDIT_STEPS = 8
@@ -124,12 +134,24 @@ class Budget:
         self._watched: list[int] = []
         self._by_name: list[int] = []
         self._choices = 0
+        self._at_start = 0.0
+        self._rests = Rests()
+        self._is_resting = False
+        self._income = self._usual_income = 0.0
+        self._walked = self._counted = 0
 
-    def choose(self, step: int, slots: SlotTable) -> Choice:
-        """What to look at in the round that makes step `step` + 1. Called once a round."""
-        self._learn_slots(slots)
+    def choose(self, step: int, slots: SlotTable) -> Choice | None:
+        """What to look at in the round that makes step `step` + 1, None if it is a rest. Called once a round."""
         self._choices += 1
-        return self._everything(step, slots) if self._is_free() else self._affordable(step, slots)
+        if self._is_free():
+            self._learn_slots(slots)
+            return self._everything(step, slots)
+        is_of_ranks = slots.world_size > 1 and (step + 1) % RANK_STEPS == 0
+        self._is_resting = self._rests.is_due() and not is_of_ranks
+        if self._is_resting:
+            return None
+        self._learn_slots(slots)
+        return self._affordable(step, slots)
 
     def spent(self, kind: str, count: int, seconds: float) -> None:
         """What a probe of this kind took to look at `count` tensors."""
@@ -140,9 +162,8 @@ class Budget:
         """
         A step is over that took so long, `agent_seconds` of it for everything we did: pay in, draw out.
 
-        What is spent in any case (hooks, choosing, the optimizer probe, watched tensors) comes off the income first.
-        Where that alone is most of the share (steps of a few ms), the others still get a part of it: `agent_seconds`
-        says what it took.
+        What is spent in any case (hooks, choosing, the optimizer probe, watched tensors) is paid first, or rested off.
+        What the rounds of a rest have paid in is there when it is over.
         """
         drawn = {
             kind: seconds * self._accounts[kind].drawn for kind, seconds in self._spent.items()
@@ -154,13 +175,21 @@ class Budget:
                 account.learn(spent[kind])
         if self._share is None or self._is_free():
             self._usual = seconds
+            self._at_start += agent_seconds
             for account in self._accounts.values():
                 account.turns.clear()
             return
         paid = min(seconds, SPIKE * self._usual)
         self._usual += (0.5 if seconds < self._usual else 0.05) * (paid - self._usual)
-        income = max(self._share * paid - fixed, LEAST_FOR_LOOKS * self._share * paid)
-        self._settle(income, self._share * self._usual, drawn)
+        usual = self._share * self._usual
+        self._income += self._rests.settle(self._is_resting, self._share * paid, usual, fixed)
+        self._usual_income += usual
+        if self._is_resting:
+            for account in self._accounts.values():
+                account.turns.append(0)
+        else:
+            self._settle(self._income, self._usual_income, drawn)
+            self._income = self._usual_income = 0.0
 
     def plan(self) -> dict[str, float | None]:
         """Steps between two looks at a tensor that is not watched, by kind of look; None: nobody's turn of late."""
@@ -174,7 +203,9 @@ class Budget:
         }
 
     def _is_free(self) -> bool:
-        return self._share is None or self._choices <= FULL_LOOKS
+        if self._share is None or self._choices <= FULL_LOOKS:
+            return True
+        return self._choices <= START_STEPS and self._at_start < START_SECONDS
 
     def _settle(self, income: float, usual_income: float, drawn: dict[str, float]) -> None:
         income += self._left_over
@@ -194,6 +225,7 @@ class Budget:
             digests = everyone["cores"]
         elif slots.world_size > 1:
             digests = self._rotation(step + 1)
+        self._walked = self._counted = step + 1
         return Choice(
             **everyone,
             digests=digests,
@@ -205,8 +237,12 @@ class Budget:
         accounts = self._accounts
         digests = self._rotation((step + 1) // DIGEST_STEPS) if _is_digest_step(step, slots) else []
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
-        walk = (step + 1) % WALK_STEPS == 0
         checks = accounts["identity"]
+        since = step + 1 - self._walked
+        walk = since >= WALK_STEPS and (checks.balance > 0 or since >= MAX_WALK_STEPS)
+        counters = step + 1 - self._counted >= COUNTER_STEPS[1]
+        self._walked = step + 1 if walk else self._walked
+        self._counted = step + 1 if counters else self._counted
         identity = checks.take_all() if walk else checks.take(self._watched)
         if walk:
             checks.chosen_units = 0.0  # dearer than a check: it must not teach the price of one
@@ -217,7 +253,7 @@ class Budget:
             gradients=accounts["gradients"].take(gradients),
             digests=digests,
             walk=walk,
-            counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[1] == 0,
+            counters=self._choices <= 3 or counters,
         )
 
     def _rotation(self, turn: int) -> list[int]:

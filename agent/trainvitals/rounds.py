@@ -45,23 +45,23 @@ class Rounds:
         self._progress = progress
         self._coverage = Coverage()
         self._choice: Choice | None = None
+        self._is_resting = False
+        self._counting = [each for each in probes if type(each).rest is not Probe.rest]
+        self._steps: list[tuple[int, float, float, float]] = []
         self._ended_at = time.perf_counter()
         self._agent_seconds = 0.0
 
     def before_step(self, optimizers: Sequence[Optimizer]) -> None:
-        """Before each of our optimizers' steps; the first in a round chooses what to look at."""
+        """Before each of our optimizers' steps; the first in a round chooses what to look at, or that it is a rest."""
+        if self._is_resting:
+            return
         started = time.perf_counter()
         if self._choice is None:
-            self._progress.complete()
-            if self._is_first:
-                self._guard.call("tensor table", self._rebaseline)
-            choice = self._guard.call(
-                "budget", self._budget.choose, self._progress.step, self._slots
-            )
-            self._choice = choice or Choice()
-        look = self._look(self._progress.step + 1, optimizers)
-        for probe in self._probes:
-            self._timed(probe, probe.before_step, look)
+            self._begin()
+        if self._choice is not None:
+            look = self._look(self._progress.step + 1, optimizers)
+            for probe in self._probes:
+                self._timed(probe, probe.before_step, look)
         self._agent_seconds += time.perf_counter() - started
 
     def after_round(self, optimizers: Sequence[Optimizer]) -> None:
@@ -70,11 +70,21 @@ class Rounds:
         self._progress.phase = "training"
         look = self._look(self._progress.step + 1, optimizers)
         self._progress.step += 1
-        for probe in self._probes:
-            self._timed(probe, probe.after_step, look)
-        self._coverage.looked(look.choice, self._progress.step, len(self._slots))
-        self._choice = None
-        self._end_step(started)
+        if self._is_resting:
+            for probe in self._counting:
+                self._guard.call(probe.name, probe.rest, look)
+            self._coverage.steps += 1
+        else:
+            for probe in self._probes:
+                self._timed(probe, probe.after_step, look)
+            self._coverage.looked(look.choice, self._progress.step, len(self._slots))
+        was_rest, self._is_resting, self._choice = self._is_resting, False, None
+        self._end_step(started, was_rest)
+
+    def complete(self) -> None:
+        """Nothing more comes about the steps done so far."""
+        self._tell_steps()
+        self._progress.complete()
 
     def send_tensor_table(self) -> None:
         """A row for each slot as it is now."""
@@ -94,6 +104,17 @@ class Rounds:
     @property
     def _is_first(self) -> bool:
         return self._coverage.steps == 0
+
+    def _begin(self) -> None:
+        if self._is_first:
+            self._guard.call("tensor table", self._rebaseline)
+        choice = self._guard.call("budget", self._budget.choose, self._progress.step, self._slots)
+        # A budget that has failed chooses nothing for good, and each step is still told.
+        self._is_resting = choice is None and "budget" not in self._guard.off
+        if self._is_resting:
+            return
+        self.complete()
+        self._choice = choice or Choice()
 
     def _rebaseline(self) -> None:
         """What happened between attach and the first step (to_empty, a cast, fully_shard) is legal: start from it."""
@@ -118,16 +139,20 @@ class Rounds:
             looked = len(getattr(look.choice, probe.kind))
             self._budget.spent(probe.kind, looked, time.perf_counter() - started)
 
-    def _end_step(self, started: float) -> None:
+    def _end_step(self, started: float, was_rest: bool) -> None:
         now = time.perf_counter()
         self._agent_seconds += now - started
         seconds = now - self._ended_at
-        self._record.add(
-            "steps",
-            step=[self._progress.step],
-            time=[time.time()],
-            seconds=[seconds],
-            agent_seconds=[self._agent_seconds],
-        )
+        self._steps.append((self._progress.step, time.time(), seconds, self._agent_seconds))
+        if not was_rest:
+            self._tell_steps()
         self._guard.call("budget", self._budget.step_took, seconds, self._agent_seconds)
         self._ended_at, self._agent_seconds = now, 0.0
+
+    def _tell_steps(self) -> None:
+        """Those of rests wait for the next look, for one row costs as much as many."""
+        if self._steps:
+            names = ("step", "time", "seconds", "agent_seconds")
+            columns = zip(*self._steps, strict=True)
+            self._steps = []
+            self._record.add("steps", **dict(zip(names, columns, strict=True)))

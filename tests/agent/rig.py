@@ -39,7 +39,7 @@ class Rig:
         first = self.step == self.base_step
         if first:
             self.slots.rebaseline()
-        chosen = self.budget.choose(self.step, self.slots) if choice is None else choice
+        chosen = choice or self.budget.choose(self.step, self.slots) or Choice()
         with torch.no_grad():
             for optimizer in optimizers:
                 self._each("before_step", self._look(chosen, [optimizer], first))

@@ -148,6 +148,9 @@ class Probe(ABC):
     def after_step(self, look: Look) -> None:  # noqa: B027
         """Called on the trainer's thread when all optimizers of the round have stepped."""
 
+    def rest(self, look: Look) -> None:  # noqa: B027
+        """Called after a round in which nobody looks, `before_step` and `after_step` are not; for what must be counted."""
+
     def touched(self) -> list[str]:
         """What of others' it has hooks or patches on; `close` removes them."""
         return []

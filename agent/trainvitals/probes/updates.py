@@ -4,9 +4,12 @@ What changed between two looks at the same cores: update norms, changed elements
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.optim import Optimizer
 
 from trainvitals.cores import Mask, compare, cut_many, digest_many, nonzero
 from trainvitals.gradient import gradient_of
@@ -32,6 +35,8 @@ class Updates(Probe):
         self._moves_seen = np.zeros(0, np.int64)
         self._had_gradient: dict[int, Mask] = {}
         self._started = False
+        self._rests = 0
+        self._rested: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
 
     def before_step(self, look: Look) -> None:
         """The state that training starts from, once; and which of the chosen elements have a gradient."""
@@ -52,6 +57,12 @@ class Updates(Probe):
         self._had_gradient.clear()
         if look.choice.digests:
             _report_digests(look, sample.only(look.choice.digests), look.step)
+
+    def rest(self, look: Look) -> None:
+        """The round moved what its optimizers hold; that is added up at the next look."""
+        for optimizer in look.optimizers:
+            self._rested[optimizer] = self._rested.get(optimizer, 0) + 1
+        self._rests += 1
 
     def close(self) -> None:
         """Free the cores."""
@@ -88,9 +99,16 @@ class Updates(Probe):
 
     def _count_moves(self, look: Look) -> None:
         self._grow(len(look.slots))
-        moved = ~look.slots.held()
+        unheld = ~look.slots.held()
+        moved = unheld.astype(np.int64)
         for optimizer in look.optimizers:
-            moved[look.slots.holding(optimizer).tensors] = True
+            moved[look.slots.holding(optimizer).tensors] = 1
+        if self._rests:
+            moved[unheld] += self._rests
+            for optimizer, rested in self._rested.items():
+                moved[look.slots.holding(optimizer).tensors] += rested
+            self._rests = 0
+            self._rested.clear()
         self._moves += moved
 
     def _report(self, look: Look, sample: Sample) -> None:

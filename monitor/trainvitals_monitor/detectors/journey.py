@@ -62,7 +62,7 @@ def journey(view: View) -> Journey | None:
         size=np.where(known, here["square_sum"] + end["square_sum"], 0.0) * scale,
         pace=pace,
         steps=end_steps - previous.origin_step,
-        growth=(np.sqrt(end["square_sum"]) - np.sqrt(origin["square_sum"])) ** 2 * scale,
+        growth=_growth(origin, end) * scale,
     )
 
 
@@ -107,6 +107,13 @@ def _is_nearer_to_another_save(view: View, judged: BoolArray) -> bool:
         )
 
 
+def _growth(origin: dict[str, npt.NDArray[Any]], end: dict[str, npt.NDArray[Any]]) -> FloatArray:
+    """Squared differences of the norms."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: FloatArray = (np.sqrt(end["square_sum"]) - np.sqrt(origin["square_sum"])) ** 2
+    return found
+
+
 def has_gone(found: Journey) -> BoolArray:
     """Tensors that had come some way from their origin."""
     gone: BoolArray = found.origin & (found.way > _LITTLE * found.size)
@@ -118,7 +125,8 @@ def _between(
 ) -> FloatArray:
     """The squared distance of two states on their cores; 0 if their digests are equal."""
     apart = np.zeros(len(known))
-    for k in range(SKETCH_SIZE):
-        apart += (one[f"sketch_{k}"] - other[f"sketch_{k}"]) ** 2 / SKETCH_SIZE
+    with np.errstate(invalid="ignore", over="ignore"):  # a mask of -inf in both
+        for k in range(SKETCH_SIZE):
+            apart += (one[f"sketch_{k}"] - other[f"sketch_{k}"]) ** 2 / SKETCH_SIZE
     usable = known & np.isfinite(apart) & (one["digest"] != other["digest"])
     return np.where(usable, apart, 0.0)

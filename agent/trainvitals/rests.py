@@ -1,0 +1,39 @@
+"""
+Rounds in which nothing is looked at, for trainers whose steps are so short that looking at all costs too much.
+
+A round that looks has a cost of its own, whatever it looks at: choosing, asking each probe, watched tensors. Half of
+the share is for that. What it costs beyond is carried as debt, and rounds rest until it is paid; then two are looked
+at in a row, for some facts take two neighbouring steps.
+"""
+
+from __future__ import annotations
+
+FIXED_PART = 0.5
+MAX_RESTS = 256
+"""Rests in a row: so short steps that the share can't be kept even so are looked at this often in any case."""
+IN_A_ROW = 2
+DEBT_STEPS = 1024
+"""The debt's bound, in steps' income: a stall is forgiven in time."""
+
+
+class Rests:
+    """Whether the next round is a rest; `settle` once per round, of which kind it was."""
+
+    def __init__(self) -> None:
+        self._debt = 0.0
+        self._rested = 0
+        self._looked = 0
+
+    def is_due(self) -> bool:
+        """The next round is a rest."""
+        if self._rested >= MAX_RESTS or 0 < self._looked < IN_A_ROW:
+            return False
+        return self._debt > 0
+
+    def settle(self, rested: bool, income: float, usual_income: float, fixed: float) -> float:
+        """A round is over that had a fixed cost (seconds): what of its income is left for looks."""
+        self._rested, self._looked = (self._rested + 1, 0) if rested else (0, self._looked + 1)
+        self._debt += fixed - FIXED_PART * income
+        left_over = max(0.0, -self._debt)
+        self._debt = min(max(self._debt, 0.0), DEBT_STEPS * FIXED_PART * usual_income)
+        return (1.0 - FIXED_PART) * income + left_over

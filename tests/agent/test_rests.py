@@ -1,0 +1,122 @@
+"""
+Rounds in which nobody looks: what is counted goes on, and no step is left untold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import trainvitals
+from trainvitals.budget import Budget
+from trainvitals.frame import decode
+from trainvitals.probes.probe import Choice
+from trainvitals.rests import DEBT_STEPS, IN_A_ROW, MAX_RESTS, Rests
+from trainvitals.slots import SlotTable
+
+STEPS = 60
+
+
+def resting(step: int) -> bool:
+    """The steps of this file's budget at which nobody looks: after the tenth, all but two of ten."""
+    return step >= 10 and step % 10 > 1
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What an agent told of a training with rests, all frames joined."""
+
+    def choose(budget: Budget, step: int, slots: SlotTable) -> Choice | None:
+        budget._learn_slots(slots)
+        return None if resting(step) else budget._everything(step, slots)
+
+    monkeypatch.setattr(Budget, "choose", choose)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    player = torch.optim.Adam(model[0].parameters(), lr=1e-2)
+    other = torch.optim.SGD([*model[1].parameters(), *model[2].parameters()], lr=1e-2)
+    with trainvitals.attach(
+        model, [player, other], run="rests", monitor=str(tmp_path), quiet=True
+    ) as agent:
+        for step in range(STEPS):
+            model(torch.randn(16, 4)).square().mean().backward()
+            player.step()
+            if step % 2:
+                other.step()
+            player.zero_grad()
+            other.zero_grad()
+            agent.log(step=step, loss=1.0)
+    joined: dict[str, dict[str, list[Any]]] = {}
+    for path in sorted(tmp_path.rglob("*.safetensors")):
+        for name, columns in decode(path.read_bytes())[1].items():
+            for column, values in columns.items():
+                joined.setdefault(name, {}).setdefault(column, []).append(values)
+    return {
+        name: {column: np.concatenate(parts) for column, parts in columns.items()}
+        for name, columns in joined.items()
+    }
+
+
+def test_every_step_is_told(tables: dict[str, dict[str, Any]]) -> None:
+    """Rests have their row of time too, and their loss."""
+    assert tables["steps"]["step"].tolist() == list(range(1, STEPS + 1))
+    assert tables["scalars"]["step"].tolist() == list(range(1, STEPS + 1))
+
+
+def test_nothing_is_looked_at_in_a_rest(tables: dict[str, dict[str, Any]]) -> None:
+    """No row of values, updates or gradients."""
+    looked = {step + 1 for step in range(STEPS) if not resting(step)}
+    for table in ("values", "updates", "gradients"):
+        assert set(tables[table]["step"].tolist()) <= looked
+    assert set(tables["values"]["step"].tolist()) == looked
+
+
+def test_moves_are_counted_through_rests(tables: dict[str, dict[str, Any]]) -> None:
+    """`since` adds up to the steps of the optimizer that holds a tensor, and to all rounds for a buffer."""
+    updates = tables["updates"]
+    last = int(tables["values"]["step"].max())
+    for tensor, moves in ((0, last), (2, last // 2), (4, last)):
+        assert updates["since"][updates["tensor"] == tensor].sum() == moves
+
+
+def test_a_debt_is_rested_off() -> None:
+    """Rests end when what a look cost is paid; then two rounds are looked at."""
+    rests = Rests()
+    for _ in range(IN_A_ROW):
+        assert not rests.is_due()
+        rests.settle(False, 2.0, 2.0, fixed=6.0)
+    count = 0
+    while rests.is_due():
+        rests.settle(True, 2.0, 2.0, fixed=0.0)
+        count += 1
+    assert count == 2 * 6 - 2
+    for _ in range(IN_A_ROW):
+        assert not rests.is_due()
+        rests.settle(False, 2.0, 2.0, fixed=6.0)
+    assert rests.is_due()
+
+
+def test_what_is_not_needed_for_the_fixed_cost_goes_to_looks() -> None:
+    """Long steps: nobody rests, and nearly all of the income is left."""
+    rests = Rests()
+    left = [rests.settle(False, 100.0, 100.0, fixed=1.0) for _ in range(10)]
+    assert left == [99.0] * 10
+    assert not rests.is_due()
+
+
+def test_rests_are_bounded() -> None:
+    """However deep the debt, a look comes by; and a stall is forgiven."""
+    rests = Rests()
+    for _ in range(IN_A_ROW):
+        rests.settle(False, 1e-6, 1e-6, fixed=3600.0)
+    assert rests._debt <= DEBT_STEPS * 1e-6
+    count = 0
+    while rests.is_due():
+        rests.settle(True, 1e-9, 1e-9, fixed=1e-6)
+        count += 1
+    assert count == MAX_RESTS
