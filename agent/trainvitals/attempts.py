@@ -63,6 +63,10 @@ class Attempts(Probe):
         """An optimizer of ours steps."""
         self._has_stepped = True
 
+    def rest(self, look: Look) -> None:  # noqa: ARG002
+        """It does so in a round without a look, too."""
+        self._has_stepped = True
+
     def close(self) -> None:
         """Stop to listen; the last agent gives the function back."""
         _PATCH.release(self)

@@ -53,13 +53,14 @@ class Rounds:
 
     def before_step(self, optimizers: Sequence[Optimizer]) -> None:
         """Before each of our optimizers' steps; the first in a round chooses what to look at, or that it is a rest."""
-        if self._is_resting:
-            return
         started = time.perf_counter()
-        if self._choice is None:
+        if self._choice is None and not self._is_resting:
             self._begin()
-        if self._choice is not None:
-            look = self._look(self._progress.step + 1, optimizers)
+        look = self._look(self._progress.step + 1, optimizers)
+        if self._is_resting:
+            for probe in self._counting:
+                self._guard.call(probe.name, probe.rest, look)
+        else:
             for probe in self._probes:
                 self._timed(probe, probe.before_step, look)
         self._agent_seconds += time.perf_counter() - started
@@ -71,8 +72,6 @@ class Rounds:
         look = self._look(self._progress.step + 1, optimizers)
         self._progress.step += 1
         if self._is_resting:
-            for probe in self._counting:
-                self._guard.call(probe.name, probe.rest, look)
             self._coverage.steps += 1
         else:
             for probe in self._probes:

@@ -149,7 +149,7 @@ class Probe(ABC):
         """Called on the trainer's thread when all optimizers of the round have stepped."""
 
     def rest(self, look: Look) -> None:  # noqa: B027
-        """Called after a round in which nobody looks, `before_step` and `after_step` are not; for what must be counted."""
+        """Called instead of `before_step` in a round in which nobody looks, `after_step` is not; for what is counted."""
 
     def touched(self) -> list[str]:
         """What of others' it has hooks or patches on; `close` removes them."""

@@ -36,6 +36,7 @@ class Updates(Probe):
         self._had_gradient: dict[int, Mask] = {}
         self._started = False
         self._rests = 0
+        self._last_rest = -1
         self._rested: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
 
     def before_step(self, look: Look) -> None:
@@ -62,7 +63,8 @@ class Updates(Probe):
         """The round moved what its optimizers hold; that is added up at the next look."""
         for optimizer in look.optimizers:
             self._rested[optimizer] = self._rested.get(optimizer, 0) + 1
-        self._rests += 1
+        self._rests += look.step != self._last_rest
+        self._last_rest = look.step
 
     def close(self) -> None:
         """Free the cores."""
