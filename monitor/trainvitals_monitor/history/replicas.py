@@ -71,12 +71,15 @@ class Copies:
         )
         distance = np.where(apart, _distance(columns, like), 0.0)
         found, row_of = np.unique(tensor, return_inverse=True)
+        lowest = _lowest(row_of[apart], rank[apart], len(found))
+        # The one that it differs from is of its own group: under HSDP other ranks hold other parts.
+        shown = np.where(lowest[row_of] < 0, True, apart & (rank == lowest[row_of]))
         return found, {
             "replicas": np.bincount(row_of, minlength=len(found)),
             "replicas_declared": _least(row_of, self._declared[group], len(found), 1),
             "replicas_apart": np.bincount(row_of[apart], minlength=len(found)),
-            "replica_apart": _lowest(row_of[apart], rank[apart], len(found)),
-            "replica_like": _lowest(row_of[~apart], rank[~apart], len(found)),
+            "replica_apart": lowest,
+            "replica_like": _lowest(row_of[shown], rank[like[shown]], len(found)),
             "replica_distance": _largest(row_of, distance, len(found)),
         }
 
