@@ -261,7 +261,13 @@ class Agent:
     def touched(self) -> list[str]:
         """Every hook and patch that is in place; `close()` removes them all."""
         by_probes = [name for probe in self._probes for name in probe.touched()]
-        return [*self._clock.touched(), *SWAPS.touched(), *by_probes, *self._undo]
+        return [
+            *self._clock.touched(),
+            *SWAPS.touched(),
+            *by_probes,
+            *self._sender.touched(),
+            *self._undo,
+        ]
 
     def at_close(self, touched: str, undo: Callable[[], None], /) -> None:
         """Name something of the trainer's that was touched for this agent, and how `close()` gives it back."""
