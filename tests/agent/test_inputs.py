@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainvitals.probes.inputs import ELEMENTS, Inputs, _Hook, digest_of
+from trainvitals.batch_digest import ELEMENTS, digest_of
+from trainvitals.probes.inputs import Inputs, _Hook
 from trainvitals.probes.probe import _unguarded
 
 

@@ -1,5 +1,5 @@
 """
-Real faults of gradients, learning rates and steps: each is found, its twin is silent.
+Real faults of gradients, learning rates, steps and batches: each is found, its twin is silent.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.incidents.drive import drive, findings_of
-from tests.incidents.gradient_faults import FAULTS
+from tests.incidents.gradient_faults import FAULTS as GRADIENT_FAULTS
+from tests.incidents.input_faults import FAULTS as INPUT_FAULTS
 from tests.incidents.state_faults import StateFault
 from trainvitals_monitor.findings import Severity
 
+FAULTS = (*GRADIENT_FAULTS, *INPUT_FAULTS)
 
-@pytest.mark.parametrize("fault", [*FAULTS], ids=str)
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_the_fault_is_found(fault: StateFault, tmp_path: Path) -> None:
     """Its detector warns of the onset, and nothing was said before it."""
     drive(fault, healthy=False, folder=tmp_path, budget=None)
@@ -27,7 +30,7 @@ def test_the_fault_is_found(fault: StateFault, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [None, 0.005])
-@pytest.mark.parametrize("fault", [*FAULTS], ids=str)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_the_healthy_twin_is_silent(
     fault: StateFault, budget: float | None, tmp_path: Path
 ) -> None:

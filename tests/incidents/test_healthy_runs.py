@@ -16,6 +16,7 @@ from tests.incidents.healthy_runs import (
     strange_beginnings,
     strange_changes,
     strange_gradients,
+    strange_inputs,
     strange_resumes,
     strange_runs,
     strange_states,
@@ -34,6 +35,7 @@ STRANGE = [
         strange_states,
         strange_changes,
         strange_gradients,
+        strange_inputs,
         strange_resumes,
     )
     for run in file.RUNS

@@ -136,6 +136,7 @@ class Stream:
         self._ranks = {rank: _Rank(tensors=list(self.infos[rank])) for rank in self.infos}
         self._waiting: list[tuple[int | None, Event]] = []
         self._inputs: list[tuple[int, dict[str, int]]] = []
+        self._draws: list[tuple[int, dict[str, int]]] = []
         self._closed = False
 
     @property
@@ -204,13 +205,15 @@ class Stream:
                 self._rows(rank, "steps", step=self.now, time=float(self.now), seconds=1.0)
                 for row in [row for where, row in self._inputs if where == rank]:
                     self._rows(rank, "inputs", step=self.now, **row)
+                for row in [row for where, row in self._draws if where == rank]:
+                    self._rows(rank, "draws", step=self.now, **row)
                 self._ranks[rank].events += [
                     event for where, event in self._waiting if where in (None, rank)
                 ]
                 self._ranks[rank].events += events
                 if lr is not None:
                     self._rates(rank, lr, weight_decay)
-            self._waiting, self._inputs, events = [], [], []
+            self._waiting, self._inputs, self._draws, events = [], [], [], []
             self.log(**logged)
         return self.now
 
@@ -271,6 +274,11 @@ class Stream:
                 default_lr=list(default_lr),
             )
             self._waiting.append((rank, event))
+
+    def draws(self, repeats: int, *, drawn: int = 1, batches: int = 80) -> None:
+        """The batches of the next step are again those of the one before, `repeats` times in a row so far."""
+        row = {"repeats": repeats, "drawn": drawn, "batches": batches}
+        self._draws.extend((rank, row) for rank in self._ranks)
 
     def inputs(
         self,

@@ -11,6 +11,7 @@ Every table of tensors has two further columns, `tensor` (int32, the index in th
 from __future__ import annotations
 
 from trainvitals.facts.beginning import BEGINNING, ROWS
+from trainvitals.facts.inputs import DRAWS
 from trainvitals.facts.ranks import GRADIENT_REPLICAS, INPUTS, REPLICAS
 from trainvitals.facts.routing import BALANCING, FEEDING, LOAD_LOOKS, ROUTING
 from trainvitals.facts.run import GROUPS, MANIFEST, SCALARS, STEPS
@@ -45,7 +46,7 @@ _SERIES_TABLES = (
     BALANCING,
 )
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
-TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS, INPUTS)
+TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS, INPUTS, DRAWS)
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 
 # Made by the monitor of what several ranks say; never sent.
@@ -63,6 +64,7 @@ __all__ = [
     "COUNTERS",
     "DIGESTS",
     "DIGEST_COLUMNS",
+    "DRAWS",
     "EXTREMES",
     "FEEDING",
     "GRADIENTS",

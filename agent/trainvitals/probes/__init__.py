@@ -8,6 +8,7 @@ itself: `checkpoint.Checkpoints` and `loss.Log`.
 from __future__ import annotations
 
 from trainvitals.probes.beginnings import Beginnings
+from trainvitals.probes.draws import Draws
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
 from trainvitals.probes.inputs import Inputs
@@ -37,6 +38,7 @@ PROBES: tuple[type[Probe], ...] = (
     Sweeps,
     Inputs,
     Unregistered,
+    Draws,
 )
 
 __all__ = ["PROBES"]

@@ -8,20 +8,17 @@ calls are where a batch enters. The hook is on the wrapper, never on what it wra
 from __future__ import annotations
 
 import weakref
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainvitals.batch_digest import digest_of
 from trainvitals.layout import is_dtensor
 from trainvitals.probes.probe import Guarded, Look, Probe
 from trainvitals.replicas import group_of
 
-ELEMENTS = 256
-"""Elements read of each tensor, spread over all of it."""
-TENSORS = 8
 BURST_STEPS = 64
 REST_STEPS = 192
 """So many steps in a row are looked at, and again after a rest: the same on all ranks."""
@@ -118,49 +115,6 @@ class _Hook:
         self._calls += 1
         if self._calls == 1:
             self._digest = digest_of((args, kwargs))
-
-
-def digest_of(given: Any) -> int:
-    """A digest of the tensors in nested lists, tuples and dicts; 0 if none can be read. About 3 us a tensor."""
-    found = 0
-    for number, tensor in enumerate(_tensors(given, 0)):
-        if number == TENSORS:
-            break
-        if not _is_readable(tensor):
-            continue
-        flat = (
-            tensor.detach().reshape(-1) if not tensor.is_contiguous() else tensor.detach().view(-1)
-        )
-        # An odd stride does not meet the same column of every image.
-        some = flat[:: (flat.numel() // ELEMENTS) | 1][: 2 * ELEMENTS].contiguous()
-        content = some.view(torch.uint8).numpy().tobytes()
-        begun = zlib.crc32(f"{number}:{tuple(tensor.shape)}".encode())
-        found ^= (zlib.crc32(content, begun) << 32) | zlib.adler32(content, 1)
-        found = (found * 0x9E3779B97F4A7C15 + 1) & 0xFFFFFFFFFFFFFFFF
-    return found
-
-
-def _is_readable(tensor: torch.Tensor) -> bool:
-    return (
-        type(tensor) is torch.Tensor
-        and tensor.device.type == "cpu"
-        and tensor.layout is torch.strided
-        and not tensor.is_complex()
-        and not tensor.is_quantized
-        and 0 < tensor.numel() <= 1 << 26
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
-
-
-def _tensors(given: Any, depth: int) -> Iterator[torch.Tensor]:
-    if isinstance(given, torch.Tensor):
-        yield given
-    elif isinstance(given, (list, tuple)) and depth < 3:
-        for each in given[:TENSORS]:
-            yield from _tensors(each, depth + 1)
-    elif isinstance(given, dict) and depth < 3:
-        for each in list(given.values())[: 2 * TENSORS]:
-            yield from _tensors(each, depth + 1)
 
 
 def _roots(look: Look) -> Iterable[tuple[nn.Module, tuple[int, ...]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from trainvitals_monitor.detectors.average_stuck import AverageStuck
 from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
+from trainvitals_monitor.detectors.batch_repeated import BatchRepeated
 from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
 from trainvitals_monitor.detectors.checkpoint_incomplete import CheckpointIncomplete
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
@@ -75,6 +76,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     CheckpointKeysChanged,
     ReplicaDivergence,
     ReplicasFedSameBatch,
+    BatchRepeated,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     TensorUnregistered,

@@ -23,6 +23,7 @@ FAMILIES = {"identity", "movement", "coverage", "numbers", "gradients", "moe", "
     "modes",
     "compare",
     "checkpoint",
+    "inputs",
 }
 FACTS = {column.name for table in (*TABLES, *MADE_TABLES) for column in table.columns} | {
     table.name for table in TABLES

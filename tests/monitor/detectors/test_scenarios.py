@@ -18,6 +18,7 @@ from tests.monitor.detectors import (
     expert_scenarios,
     gradient_scenarios,
     identity_scenarios,
+    input_scenarios,
     lock_scenarios,
     mode_scenarios,
     movement_scenarios,
@@ -57,6 +58,7 @@ FILES = (
     reference_scenarios,
     rank_scenarios,
     unregistered_scenarios,
+    input_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]
