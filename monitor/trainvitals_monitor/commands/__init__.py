@@ -12,6 +12,7 @@ from trainvitals_monitor.commands.contract import contract
 from trainvitals_monitor.commands.demo import demo
 from trainvitals_monitor.commands.doctor import doctor
 from trainvitals_monitor.commands.findings import findings
+from trainvitals_monitor.commands.generate import generate
 from trainvitals_monitor.commands.replay import replay
 from trainvitals_monitor.commands.runs import runs
 from trainvitals_monitor.commands.serve import serve
@@ -26,6 +27,7 @@ COMMANDS: tuple[click.Command, ...] = (
     runs,
     findings,
     doctor,
+    generate,
 )
 
 __all__ = ["COMMANDS"]

@@ -13,29 +13,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainvitals_monitor.generate.commands import commands_page
+from trainvitals_monitor.generate.dashboards.files import DASHBOARD_FILES
+from trainvitals_monitor.generate.dashboards_page import dashboards_page
 from trainvitals_monitor.generate.detectors import detectors_page
 from trainvitals_monitor.generate.facts import facts_page
 from trainvitals_monitor.generate.metrics import metrics_page
 from trainvitals_monitor.generate.settings import settings_page
 
-PRODUCTS: tuple[tuple[str, Callable[[], str]], ...] = (
+Products = tuple[tuple[str, Callable[[], str]], ...]
+
+PRODUCTS: Products = (
+    *DASHBOARD_FILES,
+    ("docs/dashboards.md", dashboards_page),
     ("docs/detectors.md", detectors_page),
     ("docs/settings.md", settings_page),
     ("docs/facts.md", facts_page),
     ("docs/metrics.md", metrics_page),
     ("docs/commands.md", commands_page),
 )
+DEPLOYED: Products = tuple(one for one in PRODUCTS if one[0].startswith("dashboards/"))
+"""What `trainvitals generate` writes for those who run Prometheus and Grafana."""
 
 
-def outdated(root: Path) -> list[str]:
+def outdated(root: Path, products: Products = PRODUCTS) -> list[str]:
     """Paths below `root` that are missing or not what the catalogues would make."""
-    return [path for path, make in PRODUCTS if _read(root / path) != make()]
+    return [path for path, make in products if _read(root / path) != make()]
 
 
-def write(root: Path) -> list[str]:
+def write(root: Path, products: Products = PRODUCTS) -> list[str]:
     """Write every product that is not up to date; returns their paths."""
-    changed = outdated(root)
-    for path, make in PRODUCTS:
+    changed = outdated(root, products)
+    for path, make in products:
         if path in changed:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_text(make(), encoding="utf-8")
