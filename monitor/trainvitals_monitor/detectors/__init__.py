@@ -52,6 +52,7 @@ from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
+from trainvitals_monitor.detectors.tensor_added_or_lost import TensorAddedOrLost
 from trainvitals_monitor.detectors.tensor_unregistered import TensorUnregistered
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.units_alike import UnitsAlike
@@ -80,6 +81,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     TensorUnregistered,
+    TensorAddedOrLost,
     StepsSkipped,
     LearningRateZero,
     LearningRateVanished,

@@ -1,5 +1,5 @@
 """
-Runs for slot-replaced, dtype-changed, contract-broken and tied-weights-broken.
+Runs for slot-replaced, dtype-changed, contract-broken, tied-weights-broken and tensor-added-or-lost.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from trainvitals.contract import Contract
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
+from trainvitals_monitor.detectors.tensor_added_or_lost import TensorAddedOrLost
 from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.findings import Severity
 
@@ -322,4 +323,34 @@ def both_ends_frozen() -> Stream:
     stream.retensor("output.weight", tied_to=-1)
     stream.slot("output.weight", "object", "storage", untied=["embed.weight"])
     stream.step(values={**APART, "head.weight": 1.0}, steps=3)
+    return stream
+
+
+@SCENARIOS.fires(
+    TensorAddedOrLost, Severity.INFO, first_step=2, subject="adapter.a", says="no optimizer"
+)
+def an_adapter_is_injected() -> Stream:
+    """A parameter of which the optimizer knows nothing yet."""
+    stream = _moe()
+    stream.add_tensor("adapter.a")
+    stream.slot("adapter.a", "added", after="float32[64] on cpu")
+    stream.step(values={"*": 1.0})
+    return stream
+
+
+@SCENARIOS.fires(TensorAddedOrLost, Severity.INFO, first_step=2, subject=BIAS, says="no longer")
+def a_buffer_is_deleted() -> Stream:
+    """Nothing is there any more."""
+    stream = _moe()
+    stream.slot(BIAS, "lost", before="float32[4] on cpu")
+    stream.step(values={"layers.0.w": 1.0})
+    return stream
+
+
+@SCENARIOS.silent(TensorAddedOrLost)
+def a_buffer_is_moved() -> Stream:
+    """It is there, in another place."""
+    stream = _moe()
+    stream.slot(BIAS, "object", "storage", before="float32[4] on cpu", after="float32[4] on cpu")
+    stream.step(values={"*": 1.0})
     return stream
