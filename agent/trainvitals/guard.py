@@ -18,10 +18,12 @@ class Guard:
     """
     Every entry from the trainer goes through `call`: an error is logged once with its traceback, counted and sent as a
     fact, that part is switched off, and training goes on. `off` names the parts that are. `attempt` switches nothing off,
-    and `failures` counts what it met.
+    and `failures` counts what it met. Without a record, as for what serves the whole process, errors are only logged.
     """
 
-    def __init__(self, record: Record, step_now: Callable[[], int]) -> None:
+    def __init__(
+        self, record: Record | None = None, step_now: Callable[[], int] = lambda: 0
+    ) -> None:
         self._record = record
         self._step_now = step_now
         self.off: dict[str, str] = {}
@@ -57,5 +59,6 @@ class Guard:
 
     def _tell(self, part: str, error: Exception) -> str:
         text = f"{type(error).__name__}: {error}"
-        self._record.event(ProbeFailed(step=self._step_now(), probe=part, error=text))
+        if self._record is not None:
+            self._record.event(ProbeFailed(step=self._step_now(), probe=part, error=text))
         return text

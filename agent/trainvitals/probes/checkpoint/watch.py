@@ -7,21 +7,20 @@ each `Call`, from inside it and on its thread. Arguments, results and exceptions
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal, Protocol
 
 from torch import nn
 
 from trainvitals.awaited import AwaitedModules
+from trainvitals.guard import Guard
 from trainvitals.patches import Around, Patch
 from trainvitals.probes.checkpoint.journal import Journal
-
-LOGGER = logging.getLogger("trainvitals")
 
 
 @dataclass
@@ -92,8 +91,11 @@ class Watch:
         self._patches: list[Patch] = []
         self._absent: list[str] = []
         self._awaited: AwaitedModules | None = None
-        self._listeners: list[Listener] = []
-        self._broken: list[Listener] = []
+        # A trainer's save must not fail because of us: one guard for all, a part for each listener.
+        self._guard = Guard()
+        self._parts = (f"watching saves and loads ({number})" for number in count(1))
+        self._journal_part = next(self._parts)
+        self._listeners: list[tuple[str, Listener]] = []
         self._local = threading.local()
         self._pid = os.getpid()
 
@@ -128,12 +130,12 @@ class Watch:
     def listen(self, listener: Listener) -> None:
         """Tell this listener of every save and load from now on."""
         with self._lock:
-            self._listeners.append(listener)
+            self._listeners.append((next(self._parts), listener))
 
     def unlisten(self, listener: Listener) -> None:
         """Stop telling it."""
         with self._lock:
-            self._listeners = [other for other in self._listeners if other is not listener]
+            self._listeners = [item for item in self._listeners if item[1] is not listener]
 
     def touched(self) -> list[str]:
         """Everything of other libraries that is replaced now, as dotted names."""
@@ -174,7 +176,8 @@ class Watch:
             return original()
         self._local.inside = True
         try:
-            call = self._described(make)
+            # Storages and file objects may have attributes that raise.
+            call = self._guard.attempt("describing a save or load", make)
             if call is None:
                 return original()
             finishes = self._look(call)
@@ -187,8 +190,8 @@ class Watch:
                     call.unexpected = list(getattr(result, "unexpected_keys", None) or ())
                 return result
             finally:
-                for listener, finish in finishes:
-                    self._guarded(listener, finish, call)
+                for part, finish in finishes:
+                    self._guard.call(part, finish, call)
         finally:
             self._local.inside = False
 
@@ -206,32 +209,11 @@ class Watch:
         noted, self._local.noted = getattr(self._local, "noted", (None, None)), (None, None)
         return noted[1] if noted[0] is flat else None
 
-    def _described(self, make: Callable[[], Call | None]) -> Call | None:
-        try:
-            return make()
-        except Exception:  # a storage or file object whose attributes raise: see _guarded
-            LOGGER.warning(
-                "a save or load could not be described and is not reported", exc_info=True
-            )
-            return None
-
-    def _look(self, call: Call) -> list[tuple[Listener, Finish]]:
+    def _look(self, call: Call) -> list[tuple[str, Finish]]:
         finishes = []
         # The journal comes last: it keeps the loads that no attached model has taken.
-        for listener in (*self._listeners, self.journal):
-            if listener in self._broken:
-                continue
-            finish = self._guarded(listener, listener.look, call)
+        for part, listener in (*self._listeners, (self._journal_part, self.journal)):
+            finish = self._guard.call(part, listener.look, call)
             if finish is not None:
-                finishes.append((listener, finish))
+                finishes.append((part, finish))
         return finishes
-
-    def _guarded(self, listener: Listener, function: Callable[[Call], Any], call: Call) -> Any:
-        try:
-            return function(call)
-        except Exception:
-            # An entry from the trainer, whose save must not fail because of us.
-            self._broken.append(listener)
-            self.unlisten(listener)
-            LOGGER.warning("watching saves and loads failed and is switched off", exc_info=True)
-            return None
