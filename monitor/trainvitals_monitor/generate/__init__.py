@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from trainvitals_monitor.generate.alerting import alertmanager, rule_files
+from trainvitals_monitor.generate.alerting.alerts_page import alerts_page
 from trainvitals_monitor.generate.commands import commands_page
 from trainvitals_monitor.generate.dashboards.files import DASHBOARD_FILES
 from trainvitals_monitor.generate.dashboards_page import dashboards_page
@@ -30,6 +32,17 @@ PRODUCTS: Products = (
     ("docs/facts.md", facts_page),
     ("docs/metrics.md", metrics_page),
     ("docs/commands.md", commands_page),
+    ("docs/alerts.md", alerts_page),
+    ("dashboards/prometheus/prometheus.yml", rule_files.prometheus_file),
+    ("dashboards/prometheus/compose.yml", rule_files.compose_file),
+    ("dashboards/prometheus/rules/thresholds.yml", rule_files.thresholds_file),
+    ("dashboards/prometheus/rules/recording.yml", rule_files.recording_file),
+    ("dashboards/prometheus/rules/findings.yml", rule_files.findings_file),
+    ("dashboards/prometheus/rules/runs.yml", rule_files.runs_file),
+    ("dashboards/prometheus/rules/monitor.yml", rule_files.monitor_file),
+    ("dashboards/prometheus/tests.yml", rule_files.tests_file),
+    ("dashboards/alertmanager/alertmanager.yml", alertmanager.alertmanager_file),
+    ("dashboards/alertmanager/alertmanager.slack.yml", alertmanager.slack_file),
 )
 DEPLOYED: Products = tuple(one for one in PRODUCTS if one[0].startswith("dashboards/"))
 """What `trainvitals generate` writes for those who run Prometheus and Grafana."""

@@ -2,7 +2,7 @@
 One scrape: every run's samples within the caps, then the monitor's own.
 
 Runs come newest first, what is most needed of each first: where the monitor's cap is reached, what is left out is
-always the same, and is counted. A run's series end some minutes after it was closed, and a day after the last word of
+always the same, and is counted. A run's series end a quarter of an hour after it was closed, and a day after the last word of
 one that vanished, so that nothing alerts on the dead.
 """
 
@@ -33,8 +33,8 @@ MAX_SERIES = 12_000
 """Of all runs together: what is rendered in 40 ms of CPU."""
 MAX_RUNS = 200
 """Runs with series of their own."""
-LINGER_S = 300.0
-"""How long a run's series stay after it was closed: some scrapes."""
+LINGER_S = 900.0
+"""How long a run's series stay after it was closed: longer than any alert waits, so that short runs are told of too."""
 ABANDONED_S = 86_400.0
 """How long those of a run stay that vanished without a word."""
 _OF_WATCHED = {"expert_bias": 4, "expert_load": 4, "lora": 4}
