@@ -30,6 +30,7 @@ from trainvitals.clock import Clock
 from trainvitals.contract import Contract
 from trainvitals.frame import Header
 from trainvitals.guard import Guard
+from trainvitals.limits import limits_of_models, limits_of_tensors
 from trainvitals.ownership import Ownership
 from trainvitals.probes import PROBES
 from trainvitals.probes.checkpoint import Checkpoints
@@ -72,6 +73,7 @@ class Agent:
         base = step or last_step(self.run, settings.monitor) or 0
         self._progress = Progress.at(base)
         self._models = [type(model).__name__ for model in models]
+        self._limits_at_attach = limits_of_models(models)
         self._contract = contract
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
@@ -131,6 +133,8 @@ class Agent:
         self._guard.call("sender", self._sender.start)
         if not self.settings.quiet and self.world.rank == 0:
             say(self._attach_line(optimizers))
+            for limit in self._limits_at_attach:
+                say(limit)
 
     def close(self) -> None:
         """
@@ -249,6 +253,7 @@ class Agent:
         report = self._rounds.coverage(self._checkpoints.coverage())
         return {
             **report,
+            "limits": self._limits(),
             "switched_off": dict(self._guard.off),
             "failures": dict(self._guard.failures),
             "plan": self._budget.plan(),
@@ -274,6 +279,11 @@ class Agent:
         self._undo[touched] = undo
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _limits(self) -> list[str]:
+        """What can't be known of this training, and why."""
+        of_tensors = self._guard.call("limits", limits_of_tensors, self._slots) or []
+        return [*self._limits_at_attach, *of_tensors]
 
     def _steps_done(self) -> int:
         return self._progress.step

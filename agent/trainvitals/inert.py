@@ -50,6 +50,7 @@ class InertAgent(Agent):
             "saves": 0,
             "loads": 0,
             "never_seen": ["an optimizer step", "a save", "a resume (a load)"],
+            "limits": [],
             "switched_off": {"attach": self._error},
             "failures": {},
             "plan": {},

@@ -53,7 +53,9 @@ def _report(
             continue
         gradient = gradient_of(parameter)
         if gradient is None:
-            missing.append(index)
+            # An empty part of a flat shard (FSDP1) never has one: there is nothing to say of it.
+            if parameter.numel():
+                missing.append(index)
             continue
         part = local_gradient(gradient)
         if part is not None and can_norm(part):
