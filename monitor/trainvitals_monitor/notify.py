@@ -68,7 +68,10 @@ class Notifier:
         deadline = time.monotonic() + _PATIENCE_S
         for outlet in self._outlets:
             outlet.close(max(0.0, deadline - time.monotonic()))
-        self._keep()
+        try:
+            self._keep()
+        except OSError as error:
+            _LOG.error("what was told could not be kept, and will be told again: %s", error)
 
     def waiting(self) -> int:
         """Messages that were not delivered yet."""

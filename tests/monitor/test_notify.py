@@ -80,6 +80,8 @@ def test_a_finding_reaches_the_webhook_once(tmp_path: Path, hook: Webhook) -> No
         stream.flush()
         http.push_all(stream.frames[sent:])
         time.sleep(0.3)
+        assert http.metric("trainvitals_monitor_notifications_total", outcome="sent") == 1
+        assert http.metric("trainvitals_monitor_notifications_waiting") == 0
     (got,) = hook.got
     assert (got["title"], got["type"]) == ("critical: run moe: contract-broken", "failure")
     assert "layers.0.expert_bias, layers.1.expert_bias" in got["message"]

@@ -12,6 +12,7 @@ from prometheus_client import ProcessCollector
 
 from trainvitals.frame import SCHEMA_VERSION
 from trainvitals_monitor.counters import ERROR_STAGES, STAGES
+from trainvitals_monitor.delivery import OUTCOMES
 from trainvitals_monitor.detectors import DETECTORS
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.live import LiveRun
@@ -35,6 +36,8 @@ SERVICE_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_monitor_ingest_seconds", "counter", ("stage",), "Time spent on frames, by what was done.", len(STAGES)),
     MetricSpec("trainvitals_monitor_commits", "counter", (), "Transactions that stored frames."),
     MetricSpec("trainvitals_monitor_errors", "counter", ("stage",), "Faults of the monitor's own; each is in its log.", len(ERROR_STAGES)),
+    MetricSpec("trainvitals_monitor_notifications", "counter", ("outcome",), "Deliveries of notifications: sent, failed (it is tried again), dropped.", len(OUTCOMES)),
+    MetricSpec("trainvitals_monitor_notifications_waiting", "gauge", (), "Notifications that were not delivered yet."),
     MetricSpec("trainvitals_detector_seconds", "counter", ("detector",), "Time spent in a detector.", len(DETECTORS)),
     MetricSpec("trainvitals_detector_failures", "counter", ("detector",), "Times that a detector raised.", len(DETECTORS)),
     MetricSpec("trainvitals_monitor_store_bytes", "gauge", (), "Size of the store on disk."),
@@ -92,6 +95,10 @@ def service_samples(monitor: Monitor) -> Iterator[Sample]:
         yield "trainvitals_monitor_ingest_seconds", (stage,), seconds
     for stage in ERROR_STAGES:
         yield "trainvitals_monitor_errors", (stage,), counted.errors[stage]
+    for outcome in OUTCOMES:
+        yield "trainvitals_monitor_notifications", (outcome,), counted.notifications[outcome]
+    waiting = monitor.notifier.waiting() if monitor.notifier else 0
+    yield "trainvitals_monitor_notifications_waiting", (), waiting
     yield "trainvitals_monitor_store_bytes", (), monitor.store.size_bytes()
     yield "trainvitals_monitor_ready", (), not monitor.trouble()
     yield "trainvitals_build", (monitor.version, str(SCHEMA_VERSION)), 1
