@@ -82,6 +82,9 @@ class Rounds:
 
     def complete(self) -> None:
         """Nothing more comes about the steps done so far."""
+        if self._steps:  # of rests
+            for probe in self._counting:
+                self._guard.call(probe.name, probe.after_rests, self._slots, self._record)
         self._tell_steps()
         self._progress.complete()
 

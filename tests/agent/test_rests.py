@@ -40,6 +40,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     player = torch.optim.Adam(model[0].parameters(), lr=1e-2)
     other = torch.optim.SGD([*model[1].parameters(), *model[2].parameters()], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(player, 0.9)
     with trainvitals.attach(
         model, [player, other], run="rests", monitor=str(tmp_path), quiet=True
     ) as agent:
@@ -48,6 +49,7 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
             player.step()
             if step % 2:
                 other.step()
+            schedule.step()
             player.zero_grad()
             other.zero_grad()
             agent.log(step=step, loss=1.0)
@@ -60,6 +62,11 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
         name: {column: np.concatenate(parts) for column, parts in columns.items()}
         for name, columns in joined.items()
     }
+
+
+def last_step(tables: dict[str, dict[str, Any]]) -> int:
+    """The last that was looked at."""
+    return int(tables["values"]["step"].max())
 
 
 def test_every_step_is_told(tables: dict[str, dict[str, Any]]) -> None:
@@ -79,9 +86,17 @@ def test_nothing_is_looked_at_in_a_rest(tables: dict[str, dict[str, Any]]) -> No
 def test_moves_are_counted_through_rests(tables: dict[str, dict[str, Any]]) -> None:
     """`since` adds up to the steps of the optimizer that holds a tensor, and to all rounds for a buffer."""
     updates = tables["updates"]
-    last = int(tables["values"]["step"].max())
+    last = last_step(tables)
     for tensor, moves in ((0, last), (2, last // 2), (4, last)):
         assert updates["since"][updates["tensor"] == tensor].sum() == moves
+
+
+def test_schedules_are_known_through_rests(tables: dict[str, dict[str, Any]]) -> None:
+    """Each step's learning rate, in order, and told before anything newer."""
+    groups = tables["groups"]
+    mine = groups["group"] == 0
+    assert groups["step"][mine].tolist() == list(range(1, STEPS + 1))
+    assert np.allclose(groups["lr"][mine], 1e-2 * 0.9 ** np.arange(mine.sum()))
 
 
 def test_a_debt_is_rested_off() -> None:

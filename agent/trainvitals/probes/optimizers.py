@@ -15,7 +15,9 @@ from trainvitals.frame import ForeignParameter, OptimizersSeen
 from trainvitals.gradient import gradient_of
 from trainvitals.holding import Holding
 from trainvitals.probes.probe import Look, Probe
+from trainvitals.record import Record
 from trainvitals.scalar import number_of
+from trainvitals.slots import SlotTable
 
 RATE_STEPS = 64
 """A learning rate that does not change is repeated this often."""
@@ -23,6 +25,8 @@ MAX_FOREIGN = 256
 
 _Rates = tuple[float, float | None]
 """A group's learning rate, and its weight decay where it has one."""
+_Row = tuple[int, int, float, float]
+"""Of the table: group, step, learning rate, weight decay."""
 
 
 class Optimizers(Probe):
@@ -42,6 +46,9 @@ class Optimizers(Probe):
             WeakKeyDictionary()
         )
         self._told: dict[int, tuple[_Rates, int]] = {}
+        self._rested: WeakKeyDictionary[Optimizer, list[tuple[int, list[_Rates | None]]]] = (
+            WeakKeyDictionary()
+        )
 
     def before_step(self, look: Look) -> None:
         """Rates are read before a scheduler moves them, gradients of foreign parameters before they are freed."""
@@ -55,6 +62,24 @@ class Optimizers(Probe):
                     for where in holding.foreign[:MAX_FOREIGN]
                 ]
                 self._foreign[optimizer] = (holding, flags)
+
+    def rest(self, look: Look) -> None:
+        """Rates that changed: what a schedule does is known in full."""
+        for optimizer in look.optimizers:
+            rates = [_rates(group) for group in optimizer.param_groups]
+            if rates != self._rates.get(optimizer):
+                self._rates[optimizer] = rates
+                self._rested.setdefault(optimizer, []).append((look.step, rates))
+
+    def after_rests(self, slots: SlotTable, record: Record) -> None:
+        """Rows for what changed in them."""
+        rows: list[_Row] = []
+        group = 0
+        for optimizer in slots.optimizers():
+            for step, rates in self._rested.pop(optimizer, []):
+                rows += self._news(group, rates, step)
+            group += len(optimizer.param_groups)
+        _tell(record, rows)
 
     def after_step(self, look: Look) -> None:
         """What changed since it was last told."""
@@ -100,19 +125,21 @@ class Optimizers(Probe):
         )
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
-        rows: list[tuple[int, float, float]] = []
+        rows: list[_Row] = []
         group = 0
         for optimizer in optimizers:
             rates = self._rates.get(optimizer, [None] * len(optimizer.param_groups))
-            for rate in rates:
-                if rate is not None and self._is_news(group, rate, look.step):
-                    decay = math.nan if rate[1] is None else rate[1]
-                    rows.append((group, rate[0], decay))
-                group += 1
-        if rows:
-            groups, lr, decays = zip(*rows, strict=True)
-            steps = [look.step] * len(rows)
-            look.record.add("groups", group=groups, step=steps, lr=lr, weight_decay=decays)
+            rows += self._news(group, rates, look.step)
+            group += len(rates)
+        _tell(look.record, rows)
+
+    def _news(self, group: int, rates: list[_Rates | None], step: int) -> list[_Row]:
+        """Rows of one optimizer's groups, the first of which has this number."""
+        return [
+            (number, step, rate[0], math.nan if rate[1] is None else rate[1])
+            for number, rate in enumerate(rates, group)
+            if rate is not None and self._is_news(number, rate, step)
+        ]
 
     def _is_news(self, group: int, rate: _Rates, step: int) -> bool:
         told = self._told.get(group)
@@ -120,6 +147,12 @@ class Optimizers(Probe):
             return False
         self._told[group] = (rate, step)
         return True
+
+
+def _tell(record: Record, rows: list[_Row]) -> None:
+    if rows:
+        groups, steps, lr, decays = zip(*rows, strict=True)
+        record.add("groups", group=groups, step=steps, lr=lr, weight_decay=decays)
 
 
 def _report_counters(look: Look, optimizer: Optimizer) -> None:

@@ -151,6 +151,9 @@ class Probe(ABC):
     def rest(self, look: Look) -> None:  # noqa: B027
         """Called instead of `before_step` in a round in which nobody looks, `after_step` is not; for what is counted."""
 
+    def after_rests(self, slots: SlotTable, record: Record) -> None:  # noqa: B027
+        """Called when such rounds are over, before anything newer is told: what `rest` has kept."""
+
     def touched(self) -> list[str]:
         """What of others' it has hooks or patches on; `close` removes them."""
         return []
