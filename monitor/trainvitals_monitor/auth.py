@@ -2,7 +2,7 @@
 Who may ask for what. One dependency of the whole application: a route that is added is closed unless listed as open.
 
 Tokens are compared in constant time. The ingest token may send frames and read nothing; the read token reads and sends
-nothing. A browser may give the read token as the password of HTTP's basic authentication. Without tokens the monitor
+nothing; the operator token mutes findings. A browser may give the read token as the password of HTTP's basic authentication. Without tokens the monitor
 is on loopback, and then answers only to loopback's names: a web page whose name suddenly points to 127.0.0.1 (DNS
 rebinding) would otherwise read along.
 """
@@ -21,6 +21,8 @@ from trainvitals_monitor.config import Config
 from trainvitals_monitor.refusal import Refusal
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/static/style.css"})
+OPERATOR_PATHS = "/api/v1/mutes"
+"""What is below changes what others see: anything but reading wants the operator's token."""
 INGEST_PATHS = frozenset({"/api/v1/frames"})
 
 
@@ -29,13 +31,18 @@ class Scope(str, Enum):
 
     INGEST = "ingest"
     READ = "read"
+    OPERATOR = "operator"
 
 
 class Guard:
     """The dependency: called with every request before its route is."""
 
     def __init__(self, config: Config) -> None:
-        self._tokens = {Scope.INGEST: config.ingest_token, Scope.READ: config.read_token}
+        self._tokens = {
+            Scope.INGEST: config.ingest_token,
+            Scope.READ: config.read_token,
+            Scope.OPERATOR: config.operator_token,
+        }
         self._hosts: frozenset[str] | None = None
         if config.loopback:
             public = urlsplit(config.public_url).hostname or ""
@@ -48,8 +55,10 @@ class Guard:
         path = request.url.path
         if path in OPEN_PATHS:
             return
-        scope = Scope.INGEST if path in INGEST_PATHS else Scope.READ
+        scope = _scope(path, request.method)
         expected = self._tokens[scope]
+        if expected is None and scope is Scope.OPERATOR and any(self._tokens.values()):
+            raise Refusal("unauthorized", "start the monitor with --operator-token-file for that")
         if expected is None:
             self._check_host(request)
         elif not _same(_token_of(request.headers.get("authorization", "")), expected):
@@ -66,6 +75,14 @@ class Guard:
                 f"this monitor answers to {', '.join(sorted(self._hosts))}, not to {host[:100]!r}; "
                 f"give it --public-url or a read token",
             )
+
+
+def _scope(path: str, method: str) -> Scope:
+    if path in INGEST_PATHS:
+        return Scope.INGEST
+    if path.startswith(OPERATOR_PATHS) and method not in ("GET", "HEAD"):
+        return Scope.OPERATOR
+    return Scope.READ
 
 
 def _token_of(header: str) -> str:

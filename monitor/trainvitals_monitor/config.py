@@ -59,6 +59,7 @@ class Config:
     store: str = "trainvitals-store"
     ingest_token: str | None = field(default=None, repr=False)
     read_token: str | None = field(default=None, repr=False)
+    operator_token: str | None = field(default=None, repr=False)
     insecure: bool = False
     public_url: str = ""
     idle_exit_s: float | None = None
@@ -86,7 +87,7 @@ class Config:
             raise ValueError(f"public URL {self.public_url!r}: must start with http:// or https://")
         if self.idle_exit_s is not None and not self.idle_exit_s > 0:
             raise ValueError(f"idle exit after {self.idle_exit_s} s: must be above 0")
-        for name in ("ingest_token", "read_token"):
+        for name in ("ingest_token", "read_token", "operator_token"):
             token = getattr(self, name)
             if token is not None and (
                 len(token) < 8 or not token.isascii() or not token.isprintable()

@@ -170,6 +170,25 @@ class SeriesOut(Model):
     values: list[Number]
 
 
+class MuteOut(Model):
+    """An acknowledged finding, or a muted pattern of findings."""
+
+    id: str
+    run: str
+    detector: str
+    tensor: str
+    finding: str = Field(description="id of the acknowledged finding; '' for a pattern")
+    reason: str
+    since: float = Field(description="Unix seconds")
+    until: float | None = Field(description="Unix seconds; null: until it is taken back")
+
+
+class MutesOut(Model):
+    """All that hold now, oldest first."""
+
+    mutes: list[MuteOut]
+
+
 class Health(Model):
     """Whether the monitor works."""
 

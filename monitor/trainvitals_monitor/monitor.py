@@ -26,6 +26,7 @@ from trainvitals_monitor.config import Config
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.ingest import Arrival, read_frame
 from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.mutes import Mutes
 from trainvitals_monitor.notify import Notifier
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.roster import Roster
@@ -69,6 +70,7 @@ class Monitor:
         self.store = Store(config.store)
         try:
             self.roster = Roster(config, self.store, self.counters)
+            self.mutes = Mutes(self.store.path.with_name(f"{self.store.path.name}-mutes"))
             self.notifier = self._notifier()
         except BaseException:
             self.store.close()
@@ -110,6 +112,7 @@ class Monitor:
             counted=self.counters.notifications,
             file=self.store.path.with_name(f"{self.store.path.name}-told"),
             tell_over=self.config.notify_over,
+            heard=self.mutes.heard,
         )
 
     def trouble(self) -> str:

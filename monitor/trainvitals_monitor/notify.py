@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainvitals_monitor.delivery import Outlet
+from trainvitals_monitor.findings import Finding
 from trainvitals_monitor.first_cause import standing
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.waking import RunState, WakeBook
@@ -32,7 +33,8 @@ class Notifier:
     """
     Watches from `start()` to `close()`. Raises ValueError, one line that has no URL in it, for one that can't be used.
 
-    `runs`: those in memory. `counted`: deliveries by outcome. `file`: where to keep what was told.
+    `runs`: those in memory. `counted`: deliveries by outcome. `file`: where to keep what was told. `heard`:
+    of some findings, those that nobody muted.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Notifier:
         counted: Counter[str],
         file: Path,
         tell_over: bool = False,
+        heard: Callable[[Sequence[Finding]], list[Finding]] = list,
     ) -> None:
         self._outlets = [Outlet(url, number, counted) for number, url in enumerate(urls, 1)]
         self._runs = runs
+        self._heard = heard
         self._file = file
         self._kept = self._read()
         self._book = WakeBook(time.monotonic(), tell_over=tell_over, stored=self._kept)
@@ -90,7 +94,7 @@ class Notifier:
                 self._failed = True
 
     def _look(self) -> None:
-        states = [state for run in self._runs() if (state := _state(run)) is not None]
+        states = [state for run in self._runs() if (state := _state(run, self._heard)) is not None]
         for message in self._book.due(states, time.monotonic()):
             for outlet in self._outlets:
                 outlet.put(message)
@@ -120,7 +124,7 @@ class Notifier:
         return known
 
 
-def _state(run: LiveRun) -> RunState | None:
+def _state(run: LiveRun, heard: Callable[[Sequence[Finding]], list[Finding]]) -> RunState | None:
     """The run as it is now; None before its first frame."""
     with run.lock:
         said, findings = run.engine.summary(), run.engine.findings
@@ -134,5 +138,5 @@ def _state(run: LiveRun) -> RunState | None:
         closed=said["phase"] == "closed",
         heard_at=heard_at,
         findings=findings,
-        telling=standing(findings),
+        telling=heard(standing(findings)),
     )

@@ -43,6 +43,11 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
     "--read-token-file", metavar="FILE", help="File with the token that readers must send."
 )
 @click.option(
+    "--operator-token-file",
+    metavar="FILE",
+    help="File with the token that acknowledging and muting want; TRAINVITALS_OPERATOR_TOKEN.",
+)
+@click.option(
     "--public-url", metavar="URL", default="", help="How people reach the monitor, for links."
 )
 @click.option(
@@ -76,6 +81,7 @@ def serve(
     store: str,
     ingest_token_file: str | None,
     read_token_file: str | None,
+    operator_token_file: str | None,
     public_url: str,
     insecure: bool,
     notify: tuple[str, ...],
@@ -113,6 +119,7 @@ def serve(
         store=store,
         ingest_token=token(ingest_token_file) or os.environ.get("TRAINVITALS_INGEST_TOKEN"),
         read_token=token(read_token_file) or os.environ.get("TRAINVITALS_READ_TOKEN"),
+        operator_token=token(operator_token_file) or os.environ.get("TRAINVITALS_OPERATOR_TOKEN"),
         insecure=insecure,
         public_url=public_url,
         idle_exit_s=idle_exit_s,

@@ -16,6 +16,7 @@ from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.checkpoints import Checkpoint
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.metrics.layout import Layout
+from trainvitals_monitor.mutes import Mutes
 from trainvitals_monitor.report import coverage
 from trainvitals_monitor.snapshot import ranks_reporting
 
@@ -58,6 +59,7 @@ class Copied:
     lags: list[int]
     findings: list[Finding]
     standing: list[Finding]
+    muted: int
     checkpoints: list[Checkpoint]
     counts: dict[str, int]
     offset: int
@@ -66,7 +68,7 @@ class Copied:
     trends: dict[str, FloatArray]
 
 
-def copied(live: LiveRun, known: Layout | None) -> Copied | None:
+def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
     """The run as it is now, None before its first frame; `known` is used again if the model is still that."""
     with live.lock:
         engine = live.engine
@@ -76,6 +78,8 @@ def copied(live: LiveRun, known: Layout | None) -> Copied | None:
         covered = coverage(engine.history)
         layout = known if known and known.is_of(attempt) else Layout.of(live.name, attempt)
         findings = engine.findings
+        alone = standing(findings)
+        heard = mutes.heard(alone)
         furthest = max(rank.complete_through for rank in attempt.ranks.values())
         return Copied(
             run=live.name,
@@ -89,7 +93,8 @@ def copied(live: LiveRun, known: Layout | None) -> Copied | None:
             reporting=ranks_reporting(engine),
             lags=[furthest - rank.complete_through for rank in attempt.ranks.values()],
             findings=findings,
-            standing=standing(findings),
+            standing=heard,
+            muted=len(alone) - len(heard),
             checkpoints=list(attempt.checkpoints.presented),
             counts=dict(attempt.checkpoints.counts),
             offset=attempt.step_offset or 0,

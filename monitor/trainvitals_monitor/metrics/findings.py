@@ -18,8 +18,9 @@ _KIND = ("run", "detector", "severity")
 _KINDS = len(DETECTORS) * len(Severity)
 
 FINDING_METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("trainvitals_finding_active", "gauge", _KIND, "Open findings that no other open one explains; 0 once resolved or explained.", _KINDS),
+    MetricSpec("trainvitals_finding_active", "gauge", _KIND, "Open findings that no other open one explains and nobody muted; 0 once that ends.", _KINDS),
     MetricSpec("trainvitals_findings_opened", "counter", _KIND, "Findings ever opened in the run.", _KINDS),
+    MetricSpec("trainvitals_findings_muted", "gauge", ("run",), "Open findings that no other open one explains, acknowledged or muted."),
     MetricSpec("trainvitals_finding", "info", (*_KIND, "finding", "group", "page"), "An active finding: its id, the pattern of names that its tensors share, and its page.", MAX_NAMED),
     MetricSpec("trainvitals_offender_active", "gauge", (*_KIND, "tensor"), "1 for a tensor that an active finding is about, of the worst findings first.", MAX_NAMED),
 )  # fmt: skip
@@ -33,6 +34,7 @@ def finding_samples(copied: Copied) -> Iterator[Sample]:
     for kind, count in sorted(opened.items()):
         yield "trainvitals_findings_opened", (run, *kind), count
         yield "trainvitals_finding_active", (run, *kind), active[kind]
+    yield "trainvitals_findings_muted", (run,), copied.muted
     worst = sorted(copied.standing, key=lambda one: one.severity.rank)
     for one in worst[:MAX_NAMED]:
         page = f"{copied.page}#{one.id}"

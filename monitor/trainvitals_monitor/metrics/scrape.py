@@ -91,7 +91,7 @@ class Scrape:
         yield from blocks(METRICS, own)
 
     def _of_run(self, run: LiveRun, room: int) -> tuple[list[Block], int]:
-        now = copied(run, self._layouts.get(run.name))
+        now = copied(run, self._layouts.get(run.name), self._monitor.mutes)
         if now is None:
             return [], 0
         self._layouts[run.name] = now.layout

@@ -2,8 +2,15 @@
 The monitor's HTTP routes, one file a concern; ROUTERS is what the application is made of.
 """
 
-from trainvitals_monitor.routes import frames, health, pages, query, self_metrics
+from trainvitals_monitor.routes import frames, health, mutes, pages, query, self_metrics
 
-ROUTERS = (frames.router, query.router, health.router, self_metrics.router, pages.router)
+ROUTERS = (
+    frames.router,
+    query.router,
+    mutes.router,
+    health.router,
+    self_metrics.router,
+    pages.router,
+)
 
 __all__ = ["ROUTERS"]

@@ -39,11 +39,12 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
         offset = loss.step_offset or 0
         curve = web.curve([step + offset for step in loss.steps], list(loss.values))
     findings = ask.findings(run, None, None)
+    muted = {one.id: mute.reason for one in findings if (mute := monitor.mutes.of(one))}
     groups = [
         (findings[top], [findings[number] for number in rest])
         for top, rest in folded([(one.id, one.caused_by) for one in findings])
     ]
-    return _page(monitor, "run.html", run=detail, groups=groups, curve=curve)
+    return _page(monitor, "run.html", run=detail, groups=groups, curve=curve, muted=muted)
 
 
 @router.get("/static/style.css")
