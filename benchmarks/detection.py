@@ -63,6 +63,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "checkpoint-stale",
         "checkpoint-incomplete",
         "resume-not-applied",
+        "resume-mismatched",
         "resume-discontinuity",
         "load-incomplete",
     ),

@@ -66,9 +66,16 @@ EXPLAINS: Mapping[str, Effects] = {
     ),
     "contract-broken": Effects(("optimizer-state-low-precision", "counter-stuck", *_LOST)),
     "resume-not-applied": Effects(
-        ("resume-discontinuity", "moments-permuted", "optimizer-state-reset", *_BLOWN_UP),
+        (
+            "resume-mismatched",
+            "resume-discontinuity",
+            "moments-permuted",
+            "optimizer-state-reset",
+            *_BLOWN_UP,
+        ),
         spreads=True,
     ),
+    "resume-mismatched": Effects(_BLOWN_UP, spreads=True),
     "resume-discontinuity": Effects(_BLOWN_UP, spreads=True),
     "moments-permuted": Effects(_BLOWN_UP, spreads=True),
     "optimizer-state-reset": Effects(_BLOWN_UP, spreads=True),

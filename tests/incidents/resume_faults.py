@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.incidents.healthy_runs.resuming import RESUME, Parts, resumed, saved
 from tests.incidents.healthy_runs.run import Run, blobs, perceptron, warm_up_and_cosine
@@ -137,6 +138,28 @@ def prefix_that_one_part_has(healthy: bool) -> Run:
         parts["model"].load_state_dict(wrapped, strict=False)
 
     return resumed(make, load=load)
+
+
+@FAULTS.of("resume-mismatched", steps=60, onset=RESUME, subject="weight")
+def average_loaded_as_the_weights(healthy: bool) -> Run:
+    """Only the averaged model is in the checkpoint, and the optimizer; the twin has the model itself."""
+
+    def make(attempt: int) -> Parts:
+        model = perceptron(16, 32, 32, 4)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+        optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
+        return {"model": model, "optimizer": optimizer, "average": average.module}
+
+    def save(parts: Parts) -> Parts:
+        model = parts["model" if healthy else "average"]
+        return {"model": model.state_dict(), "optimizer": parts["optimizer"].state_dict()}
+
+    def load(parts: Parts, state: Parts) -> None:
+        for name, each in state.items():
+            parts[name].load_state_dict(each)
+
+    return resumed(make, save=save, load=load)
 
 
 @FAULTS.of("checkpoint-incomplete", steps=60, onset=RESUME - 1, subject="1.running")

@@ -48,6 +48,7 @@ from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
 from trainvitals_monitor.detectors.replica_divergence import ReplicaDivergence
 from trainvitals_monitor.detectors.replicas_fed_same_batch import ReplicasFedSameBatch
 from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
+from trainvitals_monitor.detectors.resume_mismatched import ResumeMismatched
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
@@ -68,6 +69,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     WrongFromInitialisation,
     UnitsAlike,
     ResumeNotApplied,
+    ResumeMismatched,
     ResumeDiscontinuity,
     MomentsPermuted,
     OptimizerStateReset,

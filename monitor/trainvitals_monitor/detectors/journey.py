@@ -25,7 +25,8 @@ class Journey(NamedTuple):
     `way`: from the run's origin to its last state in the attempt before; `from_end`, `from_origin`: of the state that
     this attempt begins with; `size`: both squared norms, of that state and the last one. `pace`: the usual squared
     update of a step of late (NaN: not looked at), `steps`: how many steps the way took, `growth`: the square of what the
-    norm gained on it (exact, not from sketches). `origin`: where it began is known.
+    norm gained on it (exact, not from sketches). `origin`: where it began is known. `end_steps`: the steps of the last
+    states.
     """
 
     known: BoolArray
@@ -37,6 +38,7 @@ class Journey(NamedTuple):
     pace: FloatArray
     steps: IntArray
     growth: FloatArray
+    end_steps: IntArray
 
 
 def journey(view: View) -> Journey | None:
@@ -63,6 +65,7 @@ def journey(view: View) -> Journey | None:
         pace=pace,
         steps=end_steps - previous.origin_step,
         growth=_growth(origin, end) * scale,
+        end_steps=end_steps,
     )
 
 
@@ -79,10 +82,10 @@ def weights_go_on(view: View, found: Journey, share: float, steps: float) -> boo
     left = found.from_end[moved] / found.way[moved]
     away = found.from_end[moved] / found.pace[moved]
     near = bool(np.median(left) <= share) and bool(np.median(away) <= steps**2)
-    return near and not _is_nearer_to_another_save(view, moved)
+    return near and not is_nearer_to_another_save(view, moved)
 
 
-def _is_nearer_to_another_save(view: View, judged: BoolArray) -> bool:
+def is_nearer_to_another_save(view: View, judged: BoolArray) -> bool:
     """Whether an earlier save explains most of these tensors better than the last one does."""
     previous, here = view.previous, view.first_digests()
     if previous is None or here is None:

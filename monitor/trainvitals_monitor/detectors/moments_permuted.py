@@ -12,6 +12,7 @@ import numpy as np
 from trainvitals.facts import MOMENT_SKETCH_SIZE
 from trainvitals_monitor.detectors.detector import (
     Alert,
+    BoolArray,
     Claim,
     Detector,
     FloatArray,
@@ -29,7 +30,8 @@ class MomentsPermuted(Detector):
     """
     Detects:
         In an attempt's first steps, moments of two or more parameters that are unlike their own of the attempt before,
-        and like those of other parameters of the same shape, each of which has a foreign one too.
+        and like those of other parameters of the same shape, each of which has a foreign one too. Or one second moment
+        that is many times larger than its own was and like another's, which has fallen as no decay explains.
 
     Why it matters:
         Adam divides each step by the wrong parameter's second moment. Nothing fails, for the shapes fit: some layers
@@ -70,6 +72,18 @@ class MomentsPermuted(Detector):
             unit="ratio of squared distances",
             reason="the other parameter's moment must be nearer than the own one beyond what four signed sums scatter",
         ),
+        Threshold(
+            name="grew",
+            default=10.0,
+            unit="ratio of norms",
+            reason="such a moment hides in its new place what would show whose was put where it came from",
+        ),
+        Threshold(
+            name="fell",
+            default=0.5,
+            unit="ratio of norms",
+            reason="a second moment loses 0.1 to 5 percent in a step at most, whatever the gradients are",
+        ),
     )
     resolve_after = None
 
@@ -81,13 +95,15 @@ class MomentsPermuted(Detector):
         counters = view.latest("optimizer_step")
         before = _values(view, previous, "optimizer_step")
         with np.errstate(invalid="ignore"):
-            goes_on = ~(counters < 0.5 * before)
+            goes_on, not_back = ~(counters < 0.5 * before), counters >= before
         fits = (view.tensors.numel <= _WHOLE) & (view.tensors.numel >= _FEW) & goes_on
         usable = np.flatnonzero(fits & (now.size > 0) & (then.size > 0))
         taken: dict[int, int] = {}
         for same in _alike(view, previous, usable):
             taken.update(self._swapped(view, same, now, then))
-        if len(taken) >= 2:
+        if len(taken) < 2:
+            taken = self._left_behind(view, previous, now, then, not_back)
+        if taken:
             yield _claim(view, taken, now, then)
 
     def _swapped(self, view: View, same: IntArray, now: _Moments, then: _Moments) -> dict[int, int]:
@@ -113,6 +129,30 @@ class MomentsPermuted(Detector):
         if len(set(chosen.values())) != len(chosen):
             return {}
         return {int(same[row]): int(same[source]) for row, source in chosen.items()}
+
+    def _left_behind(
+        self, view: View, previous: Previous, now: _Moments, then: _Moments, goes_on: BoolArray
+    ) -> dict[int, int]:
+        """
+        Tensor -> the one whose second moment it has and that has lost it, while the counters went on.
+
+        A small moment in a place of large gradients is like nobody's after a step; so no cycle may show.
+        """
+        with np.errstate(invalid="ignore"):
+            second = (view.latest("second_moment") > 0) & (
+                _values(view, previous, "second_moment") > 0
+            )
+        fits = (view.tensors.numel <= _WHOLE) & (view.tensors.numel >= _FEW) & second & goes_on
+        grew = now.size > self.threshold("grew", view) * then.size
+        fell = now.size < self.threshold("fell", view) * then.size
+        taken: dict[int, int] = {}
+        for same in _alike(view, previous, np.flatnonzero(fits)):
+            distance = _distances(now, then, same)
+            near = distance < self.threshold("apart", view)[same][:, None]
+            near &= grew[same][:, None] & fell[same][None, :]
+            for row in np.flatnonzero(near.sum(axis=1) == 1).tolist():
+                taken[int(same[row])] = int(same[int(near[row].argmax())])
+        return taken
 
 
 class _Moments(NamedTuple):

@@ -59,6 +59,7 @@ def left_by(attempt: AttemptHistory) -> Previous:
         end=_end(attempt),
         pace=dict(_pace(attempt)),
         schedules=_schedules(attempt),
+        leads=dict(_leads(attempt)),
     )
 
 
@@ -67,6 +68,13 @@ def _values(attempt: AttemptHistory, stat: str) -> Iterator[tuple[str, float]]:
     values = attempt.window.latest(stat)
     for index in looked.nonzero()[0].tolist():
         yield attempt.tensors.fqn[index], float(values[index])
+
+
+def _leads(attempt: AttemptHistory) -> Iterator[tuple[str, float]]:
+    steps = attempt.window.last_seen("optimizer_step")
+    counters = attempt.window.latest("optimizer_step")
+    for index in (steps >= 0).nonzero()[0].tolist():
+        yield attempt.tensors.fqn[index], float(counters[index] - steps[index])
 
 
 def _beginning(attempt: AttemptHistory) -> Traces:

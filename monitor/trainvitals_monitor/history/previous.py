@@ -24,6 +24,7 @@ class Previous:
     `tied`: FQN -> the FQN that it shared its tensor with.
     `origin`: each tensor as the run's first attempt began with it, after `origin_step`; `end`: as last looked at or
     truly saved in this one. `pace`: FQN -> the usual update norm of a step, of late. `schedules`: by FQN.
+    `leads`: FQN -> how far its optimizer's counter is ahead of our step numbers.
     """
 
     attempt: str
@@ -44,6 +45,7 @@ class Previous:
     end: Traces = field(default_factory=Traces)
     pace: Mapping[str, float] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    leads: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def saved_keys(self) -> frozenset[str]:

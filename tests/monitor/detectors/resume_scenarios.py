@@ -1,5 +1,5 @@
 """
-Runs for resume-discontinuity and moments-permuted: an attempt, its save, and one that goes on from it.
+Runs for resume-discontinuity, resume-mismatched and moments-permuted: an attempt, its save, and one that goes on from it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from trainvitals.facts import MOMENT_SKETCH_SIZE, SKETCH_SIZE
 from trainvitals.frame import TensorInfo
 from trainvitals_monitor.detectors.moments_permuted import MomentsPermuted
 from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinuity
+from trainvitals_monitor.detectors.resume_mismatched import ResumeMismatched
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -121,7 +122,25 @@ def learning_rate_back_at_the_warm_up() -> Stream:
     return _resumed((0.0, 1.0, 1.0), rates=(1e-4, 1e-3, 1e-4))
 
 
-@SCENARIOS.silent(ResumeDiscontinuity, MomentsPermuted)
+@SCENARIOS.fires(ResumeMismatched, Severity.WARNING, first_step=STEPS + 1, says="on the way back")
+def average_in_the_place_of_the_weights() -> Stream:
+    """Half-way back, while the counters go on."""
+    return _resumed((0.0, 1.0, 1.0), weights=0.5)
+
+
+@SCENARIOS.silent(ResumeMismatched)
+def older_weights_and_older_counters() -> Stream:
+    """The same with the counters of that time."""
+    return _resumed((0.0, 1.0, 1.0), weights=0.5, counter=20)
+
+
+@SCENARIOS.silent(ResumeMismatched)
+def weights_that_went_on_unseen() -> Stream:
+    """Half as far again, in steps that nobody saw."""
+    return _resumed((0.0, 1.0, 1.0), weights=1.5, counter=STEPS + 20)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity, ResumeMismatched, MomentsPermuted)
 def all_goes_on() -> Stream:
     """A few steps further on."""
     return _resumed((0.0, 1.0, 1.02))
@@ -163,16 +182,29 @@ def learning_rate_changed_by_hand() -> Stream:
     return _resumed((0.0, 1.0, 1.0), rates=(1e-3, 1e-3, 1e-4))
 
 
-def _moments(now: Mapping[str, str], changed: float = 0.01, size: float = 1.0) -> Stream:
-    """`now`: whose moments each parameter has after the restart (its own, if not named)."""
-    vectors = {fqn: np.random.default_rng((8, k)).random(64) for k, fqn in enumerate(WEIGHTS)}
+def _moments(
+    now: Mapping[str, str],
+    changed: float = 0.01,
+    size: float = 1.0,
+    counter: int = 42,
+    apart: float = 1.0,
+) -> Stream:
+    """
+    `now`: whose moments each parameter has after the restart (its own, if not named); each is `apart` times as large as
+    the one before it, and gets that part of `changed`.
+    """
+    scales = {fqn: apart**k for k, fqn in enumerate(WEIGHTS)}
+    vectors = {
+        fqn: scales[fqn] * np.random.default_rng((8, k)).random(64) for k, fqn in enumerate(WEIGHTS)
+    }
     signs = np.random.default_rng(5).choice([-1.0, 1.0], (MOMENT_SKETCH_SIZE, 64))
 
     def rows(source: Mapping[str, str], noise: float, scale: float) -> Rows:
         found = {}
         for number, fqn in enumerate(WEIGHTS):
             vector = scale * vectors[source.get(fqn, fqn)]
-            vector = vector + noise * np.random.default_rng((9, number)).random(64)
+            noisy = noise * scales[fqn] * np.random.default_rng((9, number)).random(64)
+            vector = vector + noisy
             sums = signs @ vector
             found[fqn] = {
                 "first_moment": 1.0,
@@ -185,7 +217,7 @@ def _moments(now: Mapping[str, str], changed: float = 0.01, size: float = 1.0) -
     stream = Stream(WEIGHTS)
     stream.step(counters={"*": 40}, moments=rows({}, 0.0, 1.0))
     stream.restart()
-    stream.step(counters={"*": 42}, moments=rows(now, changed, size))
+    stream.step(counters={"*": counter}, moments=rows(now, changed, size))
     return stream
 
 
@@ -199,6 +231,21 @@ def two_layers_swapped() -> Stream:
 def all_layers_shifted_by_one() -> Stream:
     """The last one's moments went to the first."""
     return _moments(dict(zip(WEIGHTS, [*WEIGHTS[1:], WEIGHTS[0]], strict=True)))
+
+
+_ROUND = dict(zip(WEIGHTS, [*WEIGHTS[1:], WEIGHTS[0]], strict=True))
+
+
+@SCENARIOS.fires(MomentsPermuted, Severity.CRITICAL, says="belong to head.weight")
+def moments_of_unlike_sizes() -> Stream:
+    """Each has the next one's, a hundred times larger; the last one's new gradients hide whose it has."""
+    return _moments(_ROUND, changed=0.03, apart=100.0)
+
+
+@SCENARIOS.silent(MomentsPermuted)
+def back_to_other_moments() -> Stream:
+    """The same, and the counters say that all has gone back: it is not known what was there then."""
+    return _moments(_ROUND, changed=0.03, apart=100.0, counter=30)
 
 
 @SCENARIOS.silent(MomentsPermuted)
