@@ -271,8 +271,10 @@ def test_healthy_training_changes_no_slot(
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_ddp_wrapper_changes_names_only(one_process_group: None) -> None:
-    """Under DistributedDataParallel the canonical names stay, and replicas are declared."""
-    table = SlotTable([DistributedDataParallel(Routed())], world_size=2)
+    """Under DistributedDataParallel the canonical names stay; it is asked for its replicas at the first step."""
+    wrapper = DistributedDataParallel(Routed())
+    table = SlotTable([wrapper], world_size=2)
+    table.rebaseline()
     assert table.fqn(0) == "expert_bias"
     assert table.raw_fqn(0) == "module.expert_bias"
     assert table.layout(0).kind == "replica"
