@@ -93,6 +93,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "moments-permuted",
         "resume-discontinuity",
     ),
+    "overwritten": ("weights-overwritten",),
     "precision": (
         "gradient-clipped-away",
         "update-ratio-out-of-range",

@@ -59,6 +59,7 @@ from trainvitals_monitor.detectors.tied_weights_broken import TiedWeightsBroken
 from trainvitals_monitor.detectors.units_alike import UnitsAlike
 from trainvitals_monitor.detectors.update_ratio_out_of_range import UpdateRatioOutOfRange
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
+from trainvitals_monitor.detectors.weights_overwritten import WeightsOverwritten
 from trainvitals_monitor.detectors.wrong_from_initialisation import WrongFromInitialisation
 
 DETECTORS: tuple[type[Detector], ...] = (
@@ -74,6 +75,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     MomentsPermuted,
     OptimizerStateReset,
     LoadIncomplete,
+    WeightsOverwritten,
     CheckpointStale,
     CheckpointIncomplete,
     CheckpointKeysChanged,

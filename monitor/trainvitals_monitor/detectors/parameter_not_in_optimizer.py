@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from trainvitals.frame import SlotChanged
 from trainvitals_monitor.detectors.detector import (
     Alert,
     Claim,
@@ -29,8 +30,8 @@ class ParameterNotInOptimizer(Detector):
     Detects:
         A parameter that requires a gradient, gets one that is not zero at several looks, does not move, and is held by
         no optimizer. One that is left from before, and at most scaled down by clipping, is not got: its norm never
-        rises. A warning while it is the smaller part of what is trainable; info if most of the model is outside
-        (then training only a head was meant, as a rule).
+        rises. A warning while it is the smaller part of what is trainable, or if it was made trainable in the middle of
+        the training; else info (with most of the model outside, training only a head was meant, as a rule).
 
     Why it matters:
         The parameter keeps its initial value for the whole training, while its gradient is paid for at every step.
@@ -38,7 +39,8 @@ class ParameterNotInOptimizer(Detector):
     Known causes:
         Modules replaced or added after the optimizer was made
         (https://github.com/meta-pytorch/opacus/issues/432); parameters re-created by a wrapper
-        (https://github.com/huggingface/accelerate/issues/2665); a filter by name that misses some.
+        (https://github.com/huggingface/accelerate/issues/2665); a filter by name that misses some; layers that are
+        unfrozen later (https://github.com/OptimalScale/LMFlow/issues/726).
 
     Fix:
         Make the optimizer when the model is complete, or call `optimizer.add_param_group`; freeze with
@@ -46,14 +48,15 @@ class ParameterNotInOptimizer(Detector):
 
     Misses:
         Says nothing while no optimizer holds any tensor of the model, nor under master weights that could not be
-        mapped. A gradient that is cleared and falls from look to look is taken for one left over. A group that is added only after many steps, with its gradients computed before, is reported until then.
+        mapped. A gradient that is cleared and falls from look to look is taken for one left over. A group that is added
+        only after many steps, with its gradients computed before, is reported until then.
     """
 
     name = "parameter-not-in-optimizer"
     family = "coverage"
     severity = Severity.WARNING
     summary = "A parameter gets gradients, but no optimizer holds it."
-    reads = ("grad_norm", "changed", "OptimizersSeen")
+    reads = ("grad_norm", "changed", "OptimizersSeen", "SlotChanged")
     alert = Alert(hold="5m", summary="A parameter gets gradients, but no optimizer holds it")
     thresholds = (
         Threshold(
@@ -105,7 +108,9 @@ class ParameterNotInOptimizer(Detector):
                 "share": np.full(len(tensors), share),
             },
             first_step=first[chosen],
-            severity=Severity.INFO if share > self.value("share") else Severity.WARNING,
+            severity=Severity.INFO
+            if share > self.value("share") and not _unfrozen(view, tensors)
+            else Severity.WARNING,
         )
 
     def _suspects(self, view: View) -> IntArray:
@@ -127,6 +132,14 @@ def _rises(grad: FloatArray) -> IntArray:
         rises += row > before * (1 + _ROUNDING)
         before = np.where(np.isnan(row), before, row)
     return rises
+
+
+def _unfrozen(view: View, tensors: IntArray) -> bool:
+    """Whether most of them were frozen at the start: somebody made them trainable to train them."""
+    unfrozen = {
+        at.event.tensor for at in view.past_events(SlotChanged) if "trainable" in at.event.changes
+    }
+    return 2 * len(unfrozen.intersection(tensors.tolist())) > len(tensors)
 
 
 def _share(view: View, tensors: IntArray) -> float:

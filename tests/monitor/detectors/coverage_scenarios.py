@@ -43,6 +43,21 @@ def head_left_out() -> Stream:
     return _run(["body"])
 
 
+@SCENARIOS.fires(ParameterNotInOptimizer, Severity.WARNING, subject="body")
+def unfrozen_and_left_out() -> Stream:
+    """The larger part is made trainable after some steps of training a head, and put into no optimizer."""
+    stream = Stream([tensor("body", trainable=False), tensor("head", shape=[8])])
+    stream.optimizers([["head"]])
+    moved = {"body": 0.0, "head": 0.1}
+    stream.step(values={"*": 1.0}, gradients={"head": 1.0}, updates=moved, lr=1e-3, steps=5)
+    stream.slot("body", "trainable")
+    stream.retensor("body", trainable=True)
+    for step in range(12):
+        gradients = {"*": 1.0 + step % 3 / 10}
+        stream.step(values={"*": 1.0}, gradients=gradients, updates=moved, lr=1e-3)
+    return stream
+
+
 @SCENARIOS.silent(ParameterNotInOptimizer)
 def gradient_left_from_before() -> Stream:
     """The head of a pre-trained model is not called; its last gradient stays, and clipping scales it down."""

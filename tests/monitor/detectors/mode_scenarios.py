@@ -138,11 +138,22 @@ def statistics_that_stop_in_train_mode() -> Stream:
 
 
 @SCENARIOS.silent(BatchNormFrozen)
-def momentum_zero() -> Stream:
-    """The count of batches goes on: the forward passes are there."""
+def momentum_zero_to_keep_statistics() -> Stream:
+    """The count of batches goes on, and statistics of a pre-training are kept by design."""
     stream = _network()
     stream.modes()
     return _train(stream, 20, still=STATISTICS[:2])
+
+
+@SCENARIOS.fires(BatchNormFrozen, Severity.WARNING, subject=STATISTICS[0], first_step=1)
+def momentum_zero_from_the_start() -> Stream:
+    """Batches are counted, and of 64 channels the means are 0 and the variances 1."""
+    stream = _network()
+    stream.modes()
+    values = {"*": 1.0, STATISTICS[0]: 0.0, STATISTICS[1]: 8.0}
+    moved = {"*": 0.1, **dict.fromkeys(STATISTICS[:2], 0.0)}
+    stream.step(values=values, updates=moved, gradients={"*": 1.0}, lr=1e-3, steps=4)
+    return stream
 
 
 @SCENARIOS.silent(BatchNormFrozen)

@@ -24,6 +24,7 @@ from tests.monitor.detectors import (
     movement_scenarios,
     number_scenarios,
     optimizer_scenarios,
+    overwriting_scenarios,
     rank_scenarios,
     rate_scenarios,
     reference_scenarios,
@@ -59,6 +60,7 @@ FILES = (
     rank_scenarios,
     unregistered_scenarios,
     input_scenarios,
+    overwriting_scenarios,
 )
 SCENARIOS = [scenario for file in FILES for scenario in file.SCENARIOS]
 FIRING = [scenario for scenario in SCENARIOS if scenario.fires is not None]
