@@ -23,6 +23,7 @@ COMMANDS = (
     ("findings", "list what was found in a run"),
     ("replay", "judge frames from a folder"),
     ("doctor", "is the monitor reachable? token, version, clock, spool"),
+    ("generate", "write the rules, dashboards and configurations for Prometheus and Grafana"),
 )
 
 _EXAMPLES = """\
