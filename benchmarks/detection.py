@@ -16,7 +16,8 @@ that need several looks name an earlier step than the one at which they speak.
 With `--reference` each faulty twin is judged with the healthy twin as its reference, and each healthy run with a second
 run of itself: then differs-from-reference fits every family.
 
-Exit status 1 if the totals are worse than the accepted ones in detection.json; `--accept` writes those.
+Exit status 1 if the totals are worse than the accepted ones in detection.json; `--accept` writes those, and
+`--write-docs` the tables of the budgets that were asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -53,6 +54,7 @@ CORPUS = ROOT / "tests" / "incidents" / "corpus"
 FURTHER = ROOT / "tests" / "incidents" / "further"
 ACCEPTED = Path(__file__).with_suffix(".json")
 DOCS = ROOT / "docs" / "benchmarks.md"
+_HEADING = "### Budget "
 BEGIN, END = "<!-- detection: begin -->", "<!-- detection: end -->"
 LIMIT_S = 300.0
 
@@ -416,16 +418,27 @@ def machine() -> str:
     )
 
 
-def write_docs(parts: Sequence[str], path: Path = DOCS) -> None:
-    """Puts the results between their markers, and makes the page where there is none."""
+def write_docs(parts: Mapping[str, str], path: Path = DOCS) -> None:
+    """Puts results between their markers, each under its own heading; those that were not measured now stay."""
     text = path.read_text() if path.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
     if BEGIN not in text:
         text += f"\n{BEGIN}\n{END}\n"
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    body = "\n\n".join(["## Detection", "`python benchmarks/detection.py`: " + machine(), *parts])
+    old, _, after = rest.partition(END)
+    title, *sections = old.split(_HEADING)
+    known = dict(section.split("\n", 1) for section in sections)
+    known |= {name: f"\n{machine()}\n\n{part}\n\n" for name, part in parts.items()}
+    body = "".join(
+        f"{_HEADING}{name}\n\n{known[name].strip()}\n\n" for name in sorted(known, key=_place)
+    )
+    title = "## Detection\n\nBy `python benchmarks/detection.py`, at each budget:\n"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}")
+    path.write_text(f"{before}{BEGIN}\n{title}\n{body.strip()}\n{END}{after}")
+
+
+def _place(name: str) -> tuple[bool, bool, str]:
+    """No budget first, those with a reference last."""
+    return "reference" in name, not name.startswith("none"), name
 
 
 def main() -> int:
@@ -437,14 +450,14 @@ def main() -> int:
         return 2
     accepted = json.loads(ACCEPTED.read_text()) if ACCEPTED.exists() else {}
     is_whole = arguments.corpus == CORPUS and not arguments.case
-    parts, output, complaints = [], {}, []
+    parts, output, complaints = {}, {}, []
     plain = arguments.budget or ([] if arguments.reference else ["none"])
     for budget, beside in [(one, False) for one in plain] + [("none", True)] * arguments.reference:
         results = run_all(cases, arguments.corpus, budget, arguments.workers, beside)
         now = totals(results)
         name = f"{budget}, with a reference" if beside else budget
         part = f"{table(results)}\n\n{verdict(now, name)}"
-        parts.append(part)
+        parts[name] = part
         output[name] = {"totals": now, "results": [asdict(result) for result in results]}
         shown = f"\n{verdict(now, name)}" if arguments.json else part + "\n"
         print(shown, file=_out(arguments), flush=True)
