@@ -37,6 +37,8 @@ class Effects:
 _BLOWN_UP = ("non-finite", "norm-explosion", "loss-non-finite", "loss-at-chance")
 _UNTRAINED = ("gradient-missing", "gradient-zero", "parameter-stuck", "lora-b-stuck")
 _LOST = ("updates-lost", "buffer-stuck", "parameter-stuck", "expert-bias-drift")
+_UNMOVED = ("update-ratio-out-of-range", "updates-lost", "parameter-stuck", "lora-b-stuck")
+_UNBALANCED = ("router-collapse", "expert-dead", "expert-load-imbalance")
 
 EXPLAINS: Mapping[str, Effects] = {
     "slot-replaced": Effects(
@@ -65,6 +67,7 @@ EXPLAINS: Mapping[str, Effects] = {
         ("contract-broken", "optimizer-state-low-precision", *_LOST, "non-finite")
     ),
     "contract-broken": Effects(("optimizer-state-low-precision", "counter-stuck", *_LOST)),
+    "load-incomplete": Effects(("resume-not-applied", "resume-discontinuity", "loss-at-chance")),
     "resume-not-applied": Effects(
         (
             "resume-mismatched",
@@ -79,30 +82,50 @@ EXPLAINS: Mapping[str, Effects] = {
     "resume-discontinuity": Effects(_BLOWN_UP, spreads=True),
     "moments-permuted": Effects(_BLOWN_UP, spreads=True),
     "optimizer-state-reset": Effects(_BLOWN_UP, spreads=True),
-    "steps-skipped": Effects(("parameter-stuck", "lora-b-stuck"), spreads=True),
+    "steps-skipped": Effects(("parameter-stuck", "lora-b-stuck", "loss-at-chance"), spreads=True),
     "optimizer-holds-dead-parameter": Effects(("parameter-not-in-optimizer", *_UNTRAINED)),
     "parameter-not-in-optimizer": Effects((*_UNTRAINED, "gradient-not-cleared")),
-    "wrong-from-initialisation": Effects((*_BLOWN_UP, *_UNTRAINED, "units-alike"), spreads=True),
-    "learning-rate-zero": Effects(
-        ("parameter-stuck", "updates-lost", "lora-b-stuck"), spreads=True
+    "wrong-from-initialisation": Effects(
+        (
+            *_BLOWN_UP,
+            *_UNTRAINED,
+            "units-alike",
+            "gradient-vanishing",
+            "update-ratio-out-of-range",
+        ),
+        spreads=True,
     ),
-    "learning-rate-vanished": Effects(("parameter-stuck", "updates-lost", "lora-b-stuck")),
-    "gradient-zero": Effects(("parameter-stuck", "lora-b-stuck")),
+    "units-alike": Effects(("gradient-zero", "parameter-stuck", "lora-b-stuck")),
+    "learning-rate-zero": Effects((*_UNMOVED, "loss-at-chance"), spreads=True),
+    "learning-rate-vanished": Effects(_UNMOVED, spreads=True),
+    # Without a gradient, weight decay is all that is left of an update.
+    "gradient-zero": Effects(("parameter-stuck", "lora-b-stuck", "norm-collapse")),
+    "gradient-vanishing": Effects(
+        ("gradient-zero", "updates-lost", "parameter-stuck", "lora-b-stuck")
+    ),
+    "update-ratio-out-of-range": Effects(("updates-lost", "parameter-stuck", "lora-b-stuck")),
     "gradient-missing": Effects(("parameter-stuck", "lora-b-stuck")),
     "gradient-not-cleared": Effects((*_BLOWN_UP, "gradient-clipped-away"), spreads=True),
     "gradient-clipped-away": Effects(
         ("updates-lost", "parameter-stuck", "lora-b-stuck"), spreads=True
     ),
     "optimizer-state-low-precision": Effects(("updates-lost", "parameter-stuck", "non-finite")),
+    # A count of tokens that counts no further misleads what balances by it.
+    "counter-stuck": Effects(("expert-bias-drift", *_UNBALANCED)),
     "updates-lost": Effects(("parameter-stuck", "buffer-stuck")),
     "eval-mode-in-training": Effects(("batch-norm-frozen", "buffer-stuck")),
     "batch-norm-frozen": Effects(("buffer-stuck",)),
+    "buffer-stuck": Effects(_UNBALANCED),
     "lora-a-growth": Effects(_BLOWN_UP, spreads=True),
-    "expert-bias-drift": Effects(_BLOWN_UP, spreads=True),
+    "expert-bias-drift": Effects((*_BLOWN_UP, *_UNBALANCED), spreads=True),
+    "router-collapse": Effects(("expert-dead", "expert-load-imbalance")),
+    "expert-dead": Effects(("gradient-missing", "gradient-zero", "parameter-stuck")),
+    "expert-load-imbalance": Effects(("expert-dead",)),
     "non-finite": Effects(
         (
             *_BLOWN_UP,
             *_LOST,
+            *_UNBALANCED,
             "steps-skipped",
             "gradient-clipped-away",
             "lora-b-stuck",
@@ -111,9 +134,30 @@ EXPLAINS: Mapping[str, Effects] = {
         spreads=True,
     ),
     "norm-explosion": Effects(_BLOWN_UP, spreads=True),
+    "norm-collapse": Effects(("gradient-vanishing", "loss-at-chance"), spreads=True),
     "loss-non-finite": Effects(("non-finite",), spreads=True),
 }
 """By detector. Causes that only come true in a later attempt (a stale checkpoint) are findings of their own there."""
+
+EXPLAINS_NOTHING = frozenset(
+    {
+        # What is wrong in a checkpoint comes true in another attempt.
+        "checkpoint-incomplete",
+        "checkpoint-keys-changed",
+        "checkpoint-stale",
+        # Training goes on, only other than was meant.
+        "average-stuck",
+        "frozen-parameter-moved",
+        "replica-divergence",
+        "replicas-fed-same-batch",
+        # Told of by what they are, and not by why.
+        "lora-b-stuck",
+        "loss-at-chance",
+        "parameter-stuck",
+        # Says that runs part, whatever the reason: no cause, and no effect either.
+        "differs-from-reference",
+    }
+)
 
 _PLACE = {detector.name: place for place, detector in enumerate(DETECTORS)}
 _CAUSES: Mapping[str, list[str]] = {
