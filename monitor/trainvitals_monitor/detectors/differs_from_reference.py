@@ -158,13 +158,16 @@ class DiffersFromReference(Detector):
             yield from _start_claim(view, comparison, start, apart & ~wrong, Severity.INFO)
 
     def _off_level(self, view: View, start: Start) -> BoolArray:
-        """Whose size chance does not explain: constants that are others, zeros, and norms beyond what seeds do."""
+        """
+        Whose size chance does not explain: constants that are others, zeros, and norms beyond what seeds do. One element
+        alone may be either.
+        """
         elements = np.minimum(view.tensors.numel, 4096).astype(np.float64)
         with np.errstate(all="ignore"):
             shift = np.abs(np.log(start.ratio))
             chance = self.threshold("start_ratio", view) + 4 / np.sqrt(elements)
             beyond: BoolArray = np.where(start.is_random, (shift > chance) & (elements >= 16), True)
-        return beyond & (shift > 1e-4)
+        return beyond & (shift > 1e-4) & (view.tensors.numel > 1)
 
     # -- the way through a step --------------------------------------------------------------------------------------
 

@@ -151,6 +151,21 @@ def another_seed() -> Stream:
 
 
 @SCENARIOS.silent(DiffersFromReference)
+def one_random_element() -> Stream:
+    """The bias of a critic's head is one number, and another one with another seed."""
+    runs = []
+    for digest, value in ((2, 0.13), (1, -0.19)):
+        stream = Stream([tensor("a.weight", shape=[32, 32]), tensor("head.bias", shape=[1])])
+        stream.optimizers([["a.weight", "head.bias"]])
+        whole = {f"sketch_{k}": value * (-1) ** k for k in range(8)}
+        bias = {"digest": digest + 7, "count": 1, "square_sum": value**2, **whole}
+        stream.beginning({"a.weight": _start(digest), "head.bias": bias})
+        stream.step(values={"*": 1.0}, gradients={"*": 0.1 * digest}, loss=0.7 + digest / 9)
+        runs.append(stream)
+    return _beside(*runs)
+
+
+@SCENARIOS.silent(DiffersFromReference)
 def a_first_loss_that_says_nothing() -> Stream:
     """A head of zeros gives ln 2 for every batch; gradients are of other data."""
     first = {1: {"loss": math.log(2), "gradients": {"*": 0.4}}}
