@@ -159,6 +159,7 @@ class Stream:
         extremes: PerTensor | None = None,
         counters: PerTensor | None = None,
         moments: PerTensor | None = None,
+        decays: PerTensor | None = None,
         kept: PerTensor | None = None,
         routing: PerTensor | None = None,
         feeding: PerTensor | None = None,
@@ -186,6 +187,7 @@ class Stream:
             "extremes": extremes,
             "counters": counters,
             "moments": moments,
+            "decays": decays,
             "kept": kept,
             "routing": routing,
             "feeding": feeding,
@@ -573,6 +575,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "gradients": {"grad_norm": number or 0.0, "grad_missing": int(number is None)},
         "extremes": {"low": number, "high": number},
         "counters": {"optimizer_step": number},
+        "decays": {"due": number, "fell": 0},
         "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32}
         | {f"moment_sketch_{k}": number for k in range(facts.MOMENT_SKETCH_SIZE)},
         "kept": {"writes": number, "kept_dot": 1.0, "kept_before": 1.0, "kept_square": 1.0},

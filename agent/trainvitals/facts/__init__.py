@@ -26,6 +26,7 @@ from trainvitals.facts.state import (
 from trainvitals.facts.table import KEY_DTYPES, Column, Merge, Table
 from trainvitals.facts.training import (
     COUNTERS,
+    DECAYS,
     GRADIENTS,
     KEPT,
     MOMENT_SKETCH_SIZE,
@@ -39,6 +40,7 @@ _SERIES_TABLES = (
     GRADIENTS,
     COUNTERS,
     MOMENTS,
+    DECAYS,
     KEPT,
     ROWS,
     ROUTING,
@@ -62,6 +64,7 @@ __all__ = [
     "BALANCING",
     "BEGINNING",
     "COUNTERS",
+    "DECAYS",
     "DIGESTS",
     "DIGEST_COLUMNS",
     "DRAWS",

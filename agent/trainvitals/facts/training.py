@@ -41,6 +41,24 @@ COUNTERS = Table(
         ),
     ),
 )
+DECAYS = Table(
+    name="decays",
+    help="Second moments of 16 bits beside wider parameters: whether their elements can fall.",
+    columns=(
+        Column(
+            name="due",
+            dtype="int64",
+            merge=Merge.SUM,
+            help="elements of exp_avg_sq, of the cores, above twice the gradient's square in this step",
+        ),
+        Column(
+            name="fell",
+            dtype="int64",
+            merge=Merge.SUM,
+            help="of them, those that became smaller in this step",
+        ),
+    ),
+)
 MOMENTS = Table(
     name="moments",
     help="What the optimizer remembers of a parameter's gradients, looked at now and then.",

@@ -8,6 +8,7 @@ itself: `checkpoint.Checkpoints` and `loss.Log`.
 from __future__ import annotations
 
 from trainvitals.probes.beginnings import Beginnings
+from trainvitals.probes.decays import Decays
 from trainvitals.probes.draws import Draws
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
@@ -28,6 +29,7 @@ PROBES: tuple[type[Probe], ...] = (
     Identity,
     Optimizers,
     Moments,
+    Decays,
     Modes,
     Gradients,
     KeptGradients,

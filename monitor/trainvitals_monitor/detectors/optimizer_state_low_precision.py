@@ -22,7 +22,8 @@ class OptimizerStateLowPrecision(Detector):
     """
     Detects:
         A step counter that stands still at 256, 2048 or 2^24 while its parameter moves: the last number that bfloat16,
-        float16 or float32 can count to. Moments of a narrower type than in the attempt before. Moments of 16 bits
+        float16 or float32 can count to. Second moments of 16 bits beside wider parameters of which no element falls, of
+        1,024 that had to: above twice the gradient's square. Moments of a narrower type than in the attempt before. Moments of 16 bits
         beside a float32 parameter are info.
 
     Why it matters:
@@ -45,7 +46,7 @@ class OptimizerStateLowPrecision(Detector):
     family = "optimizer"
     severity = Severity.WARNING
     summary = "An optimizer's counters or moments are kept too coarsely."
-    reads = ("optimizer_step", "moment_bits", "update_norm")
+    reads = ("optimizer_step", "moment_bits", "update_norm", "due", "fell")
     alert = Alert(hold="5m", summary="The optimizer's state is kept too coarsely")
     thresholds = (
         Threshold(
@@ -54,11 +55,19 @@ class OptimizerStateLowPrecision(Detector):
             unit="steps",
             reason="a counter looked at every few steps has moved by then, if it moves at all",
         ),
+        Threshold(
+            name="due",
+            default=1024,
+            unit="elements that had to fall, over all looks",
+            reason="rounded stochastically one in sixty does even with beta2 = 0.9999, measured",
+        ),
     )
     resolve_after = None
 
     def look(self, view: View) -> Iterable[Claim]:
         yield from self._stopped_counting(view)
+        if view.seen("due").any():
+            yield from self._never_falls(view)
         bits = view.now("moment_bits")
         if np.isfinite(bits).any():
             yield from _narrowed(view, bits)
@@ -92,6 +101,24 @@ class OptimizerStateLowPrecision(Detector):
             },
             first_step=began[stuck],
             key="counter",
+        )
+
+    def _never_falls(self, view: View) -> Iterable[Claim]:
+        """Of the whole model at once: one element that falls shows that they can."""
+        due, seen = view.window("due", _WINDOW)
+        fell, _ = view.window("fell", _WINDOW)
+        if np.nansum(due) < self.value("due") or np.nansum(fell) > 0:
+            return
+        had_to = seen & (np.nan_to_num(due) > 0)
+        tensors = np.flatnonzero(had_to.any(axis=0))
+        yield Claim(
+            tensors=tensors,
+            message="no element of the second moment of {fqn} has fallen, of {due} that had to: 16 bits can't hold so small "
+            "a decay.",
+            advice="Keep exp_avg_sq in float32, round it stochastically, or take a beta2 of 0.99 or less.",
+            evidence={"due": np.nansum(due[:, tensors], axis=0).astype(np.int64)},
+            first_step=view.window_steps(_WINDOW)[had_to.argmax(axis=0)][tensors],
+            key="decay",
         )
 
 

@@ -23,7 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 WINDOW_STEPS = 256
 MIN_WINDOW_STEPS = 8
-WINDOW_BYTES = 448 << 20
+WINDOW_BYTES = 480 << 20
 """What the window of one attempt may take, at most; below MIN_WINDOW_STEPS it is not shortened any further."""
 
 _STEP_BYTES_PER_TENSOR = 8 * len(SERIES) + len({table.name for table in SERIES_TABLE.values()})

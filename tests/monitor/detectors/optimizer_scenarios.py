@@ -102,6 +102,34 @@ def hardly_begun() -> Stream:
     return _goes_on(_saved(steps=4), 1)
 
 
+def _decaying(fell: int, due: int = 60, steps: int = 40) -> Stream:
+    """Second moments of 16 bits; `fell`: of those due, in the last step."""
+    stream = Stream([tensor(name, shape=[8, 8]) for name in NAMES])
+    stream.optimizers([NAMES])
+    for step in range(steps):
+        last = fell if step == steps - 1 else 0
+        stream.step(values={"*": 1.0}, decays={"*": {"due": due, "fell": last}})
+    return stream
+
+
+@SCENARIOS.fires(OptimizerStateLowPrecision, Severity.WARNING, first_step=1, says="that had to")
+def second_moments_that_never_fall() -> Stream:
+    """4,800 times one had to."""
+    return _decaying(0)
+
+
+@SCENARIOS.silent(OptimizerStateLowPrecision)
+def second_moments_that_seldom_had_to_fall() -> Stream:
+    """Too few to tell: gradients grow."""
+    return _decaying(0, due=2)
+
+
+@SCENARIOS.silent(OptimizerStateLowPrecision)
+def second_moments_that_fall_by_chance() -> Stream:
+    """Stochastic rounding lets a few elements fall."""
+    return _decaying(1, steps=34)
+
+
 def _counted(counts: list[int]) -> Stream:
     stream = Stream(NAMES)
     stream.optimizers([NAMES])
