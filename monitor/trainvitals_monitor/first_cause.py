@@ -67,6 +67,10 @@ EXPLAINS: Mapping[str, Effects] = {
         ("contract-broken", "optimizer-state-low-precision", *_LOST, "non-finite")
     ),
     "contract-broken": Effects(("optimizer-state-low-precision", "counter-stuck", *_LOST)),
+    "tensor-unregistered": Effects(("checkpoint-incomplete", "parameter-not-in-optimizer")),
+    "tensor-added-or-lost": Effects(
+        ("optimizer-holds-dead-parameter", "parameter-not-in-optimizer", "checkpoint-keys-changed")
+    ),
     "load-incomplete": Effects(("resume-not-applied", "resume-discontinuity", "loss-at-chance")),
     "resume-not-applied": Effects(
         (
@@ -147,6 +151,7 @@ EXPLAINS_NOTHING = frozenset(
         "checkpoint-stale",
         # Training goes on, only other than was meant.
         "average-stuck",
+        "batch-repeated",
         "frozen-parameter-moved",
         "replica-divergence",
         "replicas-fed-same-batch",
