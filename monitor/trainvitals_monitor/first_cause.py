@@ -86,6 +86,7 @@ EXPLAINS: Mapping[str, Effects] = {
     "resume-discontinuity": Effects(_BLOWN_UP, spreads=True),
     "moments-permuted": Effects(_BLOWN_UP, spreads=True),
     "optimizer-state-reset": Effects(_BLOWN_UP, spreads=True),
+    "weights-overwritten": Effects(_BLOWN_UP, spreads=True),
     "steps-skipped": Effects(("parameter-stuck", "lora-b-stuck", "loss-at-chance"), spreads=True),
     "optimizer-holds-dead-parameter": Effects(("parameter-not-in-optimizer", *_UNTRAINED)),
     "parameter-not-in-optimizer": Effects((*_UNTRAINED, "gradient-not-cleared")),
