@@ -30,7 +30,7 @@ class Draws(Probe):
     Counts the steps in a row that were given the same batches, by iterations that were begun for the step and left
     before their end. Batches drawn under `no_grad` are an evaluation's. Says nothing of other steps.
 
-    A batch costs 2 us; the first ones of an iteration, until the next step, 5 to 30 us more. Only what is in the host's
+    A batch costs about 4 us; the first ones of an iteration, until the next step, 5 to 30 us more. Only what is in the host's
     memory is read.
     """
 
