@@ -112,7 +112,7 @@ def ddp() -> Columns:
     """DistributedDataParallel after one backward pass."""
     model = nn.parallel.DistributedDataParallel(seeded())
     backward(model)
-    return facts(model, world_size=WORLD)
+    return facts(model, replicas=range(WORLD), world_size=WORLD)
 
 
 CASES: dict[str, Callable[[], Columns]] = {

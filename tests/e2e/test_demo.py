@@ -49,7 +49,7 @@ def test_fault_is_found(fault: str, tmp_path: Path) -> None:
     """The demo ends with the findings that its fault deserves and no other, its address, and leaves nothing behind."""
     ended = demo(tmp_path, "--fault", fault, "--linger", "0")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert set(re.findall(r"^ ([a-z-]+) +\d+", ended.stdout, re.MULTILINE)) == FOUND[fault]
+    assert set(re.findall(r"^ (?:\+ )?([a-z-]+) +\d+", ended.stdout, re.MULTILINE)) == FOUND[fault]
     assert re.search(r"Look at the run: http://127\.0\.0\.1:\d+/runs/demo-", ended.stdout)
     assert ("no findings" in ended.stdout) == (not FOUND[fault])
     assert list(tmp_path.glob("trainvitals-*")) == []

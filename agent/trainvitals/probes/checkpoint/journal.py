@@ -73,8 +73,9 @@ class Journal:
         return len(self._loads)
 
     def forget(self) -> None:
-        """Drop every remembered load."""
+        """Drop every remembered load, and follow the next ones closely, as at the start."""
         self._loads.clear()
+        self._pace = Pace(FREE_LOADS)
 
     def look(self, call: Call) -> Finish | None:
         """A listener's look: at loads that no agent has taken."""
