@@ -253,14 +253,18 @@ def test_output_into_a_closed_pipe(folder: Path) -> None:
 
 
 def start(*arguments: str, start_new_session: bool = False) -> subprocess.Popen[str]:
-    """The command line as a process, its output in pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainvitals_monitor.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=start_new_session,
-    )
+    """The command line as a process, its output in pipes; Ctrl-C reaches it, even from tests that run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "trainvitals_monitor.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=start_new_session,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def unused_port() -> int:
