@@ -82,9 +82,7 @@ class Agent:
         self._ownership = Ownership(self._slots, optimizers)
         self._log = Log()
         self._checkpoints = Checkpoints(self._slots, self._record, self._steps_done)
-        self._attempts = Attempts(
-            self._record, self._steps_done, self._ownership.owns, self._guard.call
-        )
+        self._attempts = Attempts(self._record, self._steps_done, self._ownership.owns)
         self._probes: list[Probe] = [
             *(probe() for probe in PROBES),
             self._checkpoints,
@@ -128,7 +126,6 @@ class Agent:
         for probe in self._probes:
             self._guard.call(probe.name, probe.attached, self._slots)
         self._guard.call("checkpoint", self._checkpoints.start)
-        self._guard.call("attempts", self._attempts.start)
         self._clock.start()
         self._guard.call("sender", self._sender.start)
         if not self.settings.quiet and self.world.rank == 0:

@@ -7,7 +7,6 @@ Touches `torch.amp.GradScaler.step` while any agent is attached: whatever calls 
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +16,11 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from trainvitals.frame import StepsAttempted
-from trainvitals.patches import Patch
+from trainvitals.patches import SharedPatch
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.record import Record
 from trainvitals.scalar import number_of
+from trainvitals.slots import SlotTable
 
 RECENT = 20
 """Attempts that an event counts."""
@@ -43,19 +43,17 @@ class Attempts(Probe):
         record: Record,
         steps_done: Callable[[], int],
         owns: Callable[[Optimizer], bool],
-        guarded: Callable[..., Any],
     ) -> None:
         self._record = record
         self._steps_done = steps_done
         self._owns = owns
-        self._guarded = guarded
         self._pid = os.getpid()
         self._has_stepped = False
         self._recent: deque[tuple[bool, float | None]] = deque(maxlen=RECENT)
         self._attempts = self._skipped = self._told = 0
         self.skipped_in_a_row = 0
 
-    def start(self) -> None:
+    def attached(self, slots: SlotTable) -> None:  # noqa: ARG002  (that it happens is all)
         """Begin to listen."""
         _PATCH.hold(self)
 
@@ -73,7 +71,7 @@ class Attempts(Probe):
 
     def touched(self) -> list[str]:
         """What is replaced now."""
-        return _PATCH.touched()
+        return _PATCH.touched(self)
 
     def begins(self) -> None:
         """A scaler is asked for a step."""
@@ -81,7 +79,7 @@ class Attempts(Probe):
 
     def ends(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """It has made it, or not."""
-        self._guarded(self.name, self._count, scaler, optimizer)
+        self.guarded(self.name, self._count, scaler, optimizer)
 
     def _count(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         if os.getpid() != self._pid or not self._owns(optimizer):
@@ -109,41 +107,19 @@ class Attempts(Probe):
         )
 
 
-class _ScalerPatch:
-    """The patch, for the whole process: the first agent puts it up, the last one takes it away."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listeners: list[Attempts] = []
-        self._patch: Patch | None = None
-
-    def hold(self, listener: Attempts) -> None:
-        with self._lock:
-            self._listeners = [*self._listeners, listener]
-            if self._patch is None:
-                self._patch = Patch(GradScaler, "step", "torch.amp.GradScaler.step", self._around)
-
-    def release(self, listener: Attempts) -> None:
-        with self._lock:
-            self._listeners = [one for one in self._listeners if one is not listener]
-            if not self._listeners and self._patch is not None:
-                self._patch.restore()
-                self._patch = None
-
-    def touched(self) -> list[str]:
-        return [self._patch.label] if self._patch is not None else []
-
-    def _around(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        optimizer = args[1] if len(args) > 1 else kwargs.get("optimizer")
-        if torch.compiler.is_compiling() or not isinstance(optimizer, Optimizer):
-            return original(*args, **kwargs)
-        listeners = self._listeners
-        for listener in listeners:
-            listener.begins()
-        result = original(*args, **kwargs)
-        for listener in listeners:
-            listener.ends(args[0], optimizer)
-        return result
+def _around(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    optimizer = args[1] if len(args) > 1 else kwargs.get("optimizer")
+    if torch.compiler.is_compiling() or not isinstance(optimizer, Optimizer):
+        return original(*args, **kwargs)
+    listeners = _PATCH.listeners
+    for listener in listeners:
+        listener.begins()
+    result = original(*args, **kwargs)
+    for listener in listeners:
+        listener.ends(args[0], optimizer)
+    return result
 
 
-_PATCH = _ScalerPatch()
+_PATCH: SharedPatch[Attempts] = SharedPatch(
+    GradScaler, "step", "torch.amp.GradScaler.step", _around
+)

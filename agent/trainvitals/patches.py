@@ -8,11 +8,15 @@ top of it meanwhile, giving back would break their chain: the patch stays where 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
+from weakref import ref
 
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called instead of a function, with that function and the call's arguments; answers with the call's result."""
+
+ListenerT = TypeVar("ListenerT")
 
 
 class Patch:
@@ -38,3 +42,47 @@ class Patch:
         self.active = False
         if vars(self._owner).get(self._name) is self._wrapper:
             setattr(self._owner, self._name, self._original)
+
+
+class SharedPatch(Generic[ListenerT]):
+    """
+    One patch for the whole process: the first listener puts it up, the last one takes it away. Thread-safe: the weak
+    references to them are only replaced together, never changed, for calls may run through them at any time.
+    """
+
+    def __init__(self, owner: Any, name: str, label: str, around: Around) -> None:
+        self._make = functools.partial(Patch, owner, name, label, around)
+        self._lock = threading.Lock()
+        self._references: tuple[ref[ListenerT], ...] = ()
+        self._patch: Patch | None = None
+
+    @property
+    def listeners(self) -> tuple[ListenerT, ...]:
+        """Those who hold it now."""
+        return tuple(each for one in self._references if (each := one()) is not None)
+
+    def hold(self, listener: ListenerT) -> None:
+        """One listener more, if it is none already."""
+        with self._lock:
+            self._keep([*self._others(listener), listener])
+            if self._patch is None:
+                self._patch = self._make()
+
+    def release(self, listener: ListenerT) -> None:
+        """One listener less."""
+        with self._lock:
+            self._keep(self._others(listener))
+            if not self._references and self._patch is not None:
+                self._patch.restore()
+                self._patch = None
+
+    def touched(self, listener: ListenerT) -> list[str]:
+        """What is replaced for this listener."""
+        patch = self._patch if any(each is listener for each in self.listeners) else None
+        return [] if patch is None else [patch.label]
+
+    def _others(self, listener: ListenerT) -> list[ListenerT]:
+        return [other for other in self.listeners if other is not listener]
+
+    def _keep(self, listeners: list[ListenerT]) -> None:
+        self._references = tuple(ref(each) for each in listeners)

@@ -8,16 +8,14 @@ it. Batches, their order and all random numbers stay as they are.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trainvitals.batch_digest import digest_of
-from trainvitals.patches import Patch
+from trainvitals.patches import SharedPatch
 from trainvitals.probes.probe import Look, Probe
 
 ELEMENTS = 2048
@@ -47,7 +45,7 @@ class Draws(Probe):
     def before_step(self, look: Look) -> None:
         """Begin to listen."""
         if look.first:
-            _WATCH.hold(self)
+            _PATCH.hold(self)
 
     def after_step(self, look: Look) -> None:
         """A row for the batches since the step before, if they are those of the step before it."""
@@ -68,11 +66,11 @@ class Draws(Probe):
 
     def close(self) -> None:
         """Stop to listen; the last agent gives the function back."""
-        _WATCH.release(self)
+        _PATCH.release(self)
 
     def touched(self) -> list[str]:
         """What is replaced now."""
-        return _WATCH.touched(self)
+        return _PATCH.touched(self)
 
     def drew(self, iterator: _BaseDataLoaderIter, batch: Any) -> None:
         """A batch was drawn; on the thread that draws."""
@@ -106,37 +104,12 @@ def _batches(iterator: _BaseDataLoaderIter) -> int:
         return UNKNOWN
 
 
-class _Watch:
-    """The patch, for the whole process: the first agent puts it up, the last one takes it away."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listeners: WeakSet[Draws] = WeakSet()
-        self._patch: Patch | None = None
-
-    def hold(self, listener: Draws) -> None:
-        with self._lock:
-            self._listeners.add(listener)
-            if self._patch is None:
-                label = "torch.utils.data.dataloader._BaseDataLoaderIter.__next__"
-                self._patch = Patch(_BaseDataLoaderIter, "__next__", label, self._draw)
-
-    def release(self, listener: Draws) -> None:
-        with self._lock:
-            self._listeners.discard(listener)
-            if not self._listeners and self._patch is not None:
-                self._patch.restore()
-                self._patch = None
-
-    def touched(self, listener: Draws) -> list[str]:
-        held = self._patch is not None and listener in self._listeners
-        return [self._patch.label] if held and self._patch is not None else []
-
-    def _draw(self, original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        batch = original(*args, **kwargs)
-        for listener in tuple(self._listeners):
-            listener.drew(args[0], batch)
-        return batch
+def _draw(original: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    batch = original(*args, **kwargs)
+    for listener in _PATCH.listeners:
+        listener.drew(args[0], batch)
+    return batch
 
 
-_WATCH = _Watch()
+_LABEL = "torch.utils.data.dataloader._BaseDataLoaderIter.__next__"
+_PATCH: SharedPatch[Draws] = SharedPatch(_BaseDataLoaderIter, "__next__", _LABEL, _draw)
