@@ -152,11 +152,12 @@ class Arrival:
         if number <= MAX_AGENTS:
             gc.collect()
             run = self._agents[0].run
-            if not self._alive_models():
+            is_over = not self._alive_models()
+            if is_over:
                 for agent in self._agents:
                     agent.close()
             # Weights that were loaded into new objects go on with what was trained before.
-            is_resumed = len(WATCH.journal) > 0 and not self._alive_models()
+            is_resumed = is_over and len(WATCH.journal) > 0
             fresh = [each for each in live_optimizers() if each not in self._looked_at]
             self._attach([optimizer, *fresh], run=run if is_resumed else f"{run}-{number}")
         self._num_late += len(self._agents) < number

@@ -6,7 +6,6 @@ Asked of the wrappers themselves: those among the attached models, and those tha
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainvitals.alive import alive
 from trainvitals.places import Place
 
 Wrapper = DistributedDataParallel
@@ -82,10 +82,8 @@ def _wrappers(models: Sequence[nn.Module]) -> Iterator[Wrapper]:
 
 
 def _live() -> Iterable[Wrapper]:
-    # By type(), not isinstance(): that would ask lazy proxies for their __class__ and wake them up.
-    found = [each for each in gc.get_objects() if issubclass(type(each), Wrapper)]
     # One whose __init__ has not run (yet) has no modules to ask for.
-    return [each for each in found if "module" in vars(each).get("_modules", ())]
+    return [each for each in alive(Wrapper) if "module" in vars(each).get("_modules", ())]
 
 
 def _keys(module: nn.Module) -> list[str]:

@@ -7,19 +7,19 @@ wrapper) contain what they wrap, so they are the roots; FSDP2 changes a module's
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from trainvitals.alive import alive
 from trainvitals.clock import plain_optimizers
 
 
 def live_optimizers() -> list[Optimizer]:
     """Every optimizer that is alive, containers too. Cost: one pass over the interpreter's objects (about 0.1 s)."""
-    return _live(Optimizer)
+    return alive(Optimizer)
 
 
 def outermost(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
@@ -43,7 +43,7 @@ def roots_of(optimizers: Iterable[Optimizer]) -> list[nn.Module]:
     """
     held = {id(parameter) for parameter in parameters_of(optimizers)}
     # One whose __init__ has not run (yet) has no modules to ask for.
-    modules = [each for each in _live(nn.Module) if "_modules" in vars(each)]
+    modules = [each for each in alive(nn.Module) if "_modules" in vars(each)]
     inner = {id(child) for module in modules for child in module._modules.values()}
     owned = [(module, held & _ids_of(module)) for module in modules if id(module) not in inner]
     owned = [(module, ids) for module, ids in owned if ids]
@@ -82,8 +82,3 @@ def _ids_of(module: nn.Module) -> set[int]:
         if master is not None:
             ids.add(id(master))
     return ids
-
-
-def _live(kind: type[Any]) -> list[Any]:
-    # By type(), not isinstance(): that would ask lazy proxies for their __class__ and wake them up.
-    return [each for each in gc.get_objects() if issubclass(type(each), kind)]

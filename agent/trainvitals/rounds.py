@@ -69,11 +69,11 @@ class Rounds:
         """When all optimizers of the round have stepped: one more step is done."""
         started = time.perf_counter()
         self._progress.phase = "training"
-        look = self._look(self._progress.step + 1, optimizers)
         self._progress.step += 1
         if self._is_resting:
             self._coverage.steps += 1
         else:
+            look = self._look(self._progress.step, optimizers)
             for probe in self._probes:
                 self._timed(probe, probe.after_step, look)
             self._coverage.looked(look.choice, self._progress.step, len(self._slots))
