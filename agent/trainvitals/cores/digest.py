@@ -19,7 +19,7 @@ from trainvitals.batches import batches, flatten, starts_of
 from trainvitals.cores.compare import segment_squares
 from trainvitals.cores.positions import CorePlan, mix
 from trainvitals.dtypes import READINGS, as_real
-from trainvitals.facts import SKETCH_SIZE
+from trainvitals.facts import SKETCH_SIZE, SKETCHES
 
 _BINS = 1 << SKETCH_SIZE
 _SIGNS = 1.0 - 2.0 * ((np.arange(_BINS)[:, None] >> np.arange(SKETCH_SIZE)) & 1)
@@ -59,7 +59,7 @@ def digest_many(
         digest[batch] = np.add.reduceat(mix(hashes ^ _bits(flat)), starts)
         square_sum[batch] = segment_squares(values, starts)
         sketch[batch] = _sketch(values, hashes, lengths)
-    sketches = {f"sketch_{k}": np.ascontiguousarray(sketch[:, k]) for k in range(SKETCH_SIZE)}
+    sketches = {name: np.ascontiguousarray(sketch[:, k]) for k, name in enumerate(SKETCHES)}
     return {"digest": digest, "count": count, "square_sum": square_sum, **sketches}
 
 

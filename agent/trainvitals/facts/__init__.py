@@ -20,6 +20,7 @@ from trainvitals.facts.state import (
     DIGESTS,
     EXTREMES,
     SKETCH_SIZE,
+    SKETCHES,
     UPDATES,
     VALUES,
 )
@@ -30,6 +31,7 @@ from trainvitals.facts.training import (
     GRADIENTS,
     KEPT,
     MOMENT_SKETCH_SIZE,
+    MOMENT_SKETCHES,
     MOMENTS,
 )
 
@@ -80,6 +82,7 @@ __all__ = [
     "MADE_TABLES",
     "MANIFEST",
     "MOMENTS",
+    "MOMENT_SKETCHES",
     "MOMENT_SKETCH_SIZE",
     "REPLICAS",
     "ROUTING",
@@ -87,6 +90,7 @@ __all__ = [
     "SCALARS",
     "SERIES",
     "SERIES_TABLE",
+    "SKETCHES",
     "SKETCH_SIZE",
     "STEPS",
     "TABLES",

@@ -8,6 +8,8 @@ from trainvitals.facts.table import Column, Merge, Table
 
 SKETCH_SIZE = 8
 """Signed sums that make up a sketch; the distance of two tensors is known from theirs to about 50 % (rms)."""
+SKETCHES = tuple(f"sketch_{k}" for k in range(SKETCH_SIZE))
+"""Their columns."""
 
 _NORM = Merge.ROOT_SUM_SQUARES
 
@@ -83,12 +85,12 @@ DIGEST_COLUMNS = (
     ),
     *(
         Column(
-            name=f"sketch_{k}",
+            name=name,
             dtype="float64",
             merge=Merge.SUM,
             help=f"signed sum {k} of the cores' elements: differences of sketches estimate distances",
         )
-        for k in range(SKETCH_SIZE)
+        for k, name in enumerate(SKETCHES)
     ),
 )
 DIGESTS = Table(

@@ -8,6 +8,8 @@ from trainvitals.facts.table import Column, Merge, Table
 
 MOMENT_SKETCH_SIZE = 4
 """Signed sums of a moment: enough to tell it from another parameter's, at half the width of a tensor's sketch."""
+MOMENT_SKETCHES = tuple(f"moment_sketch_{k}" for k in range(MOMENT_SKETCH_SIZE))
+"""Their columns."""
 
 _NORM = Merge.ROOT_SUM_SQUARES
 
@@ -83,13 +85,13 @@ MOMENTS = Table(
         ),
         *(
             Column(
-                name=f"moment_sketch_{k}",
+                name=name,
                 dtype="float64",
                 merge=Merge.SUM,
                 help=f"signed sum {k} of the cores of the second moment, or of the first if there is no second: "
                 "differences tell whether it is still the same one",
             )
-            for k in range(MOMENT_SKETCH_SIZE)
+            for k, name in enumerate(MOMENT_SKETCHES)
         ),
     ),
 )

@@ -12,7 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from trainvitals.cores import CorePlan, cut_many, digest_many
-from trainvitals.facts import MOMENT_SKETCH_SIZE
+from trainvitals.facts import MOMENT_SKETCHES, SKETCHES
 from trainvitals.holding import Holding
 from trainvitals.layout import is_dtensor, local_part
 from trainvitals.probes.probe import Look, Probe
@@ -23,7 +23,6 @@ TENSORS_A_LOOK = 16
 MAX_AT_FIRST = 1024
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
-_SKETCHES = [f"sketch_{k}" for k in range(MOMENT_SKETCH_SIZE)]
 
 
 class Moments(Probe):
@@ -94,7 +93,7 @@ def _report(look: Look, chosen: list[tuple[int, Mapping[str, Any]]]) -> None:
         first_moment=[row[0] for row in rows.values()],
         second_moment=[row[1] for row in rows.values()],
         moment_bits=[bits[index] for index in rows],
-        **{f"moment_{name}": digests[name] for name in _SKETCHES},
+        **{own: digests[name] for own, name in zip(MOMENT_SKETCHES, SKETCHES, strict=False)},
     )
 
 

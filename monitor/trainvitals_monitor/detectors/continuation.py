@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainvitals.facts import SKETCH_SIZE
-from trainvitals_monitor.history import View
+from trainvitals_monitor.history import View, sketch_of
 
 _MIN_ELEMENTS = 16
 _RELATED = 0.1
@@ -37,7 +36,7 @@ def goes_on_from_last_save(view: View) -> bool:
     entries, indices = np.array(pairs, np.int64).T
     counts = save.rows["count"][entries]
     known = (counts == columns["count"][indices]) & (counts >= _MIN_ELEMENTS)
-    live = np.stack([columns[f"sketch_{k}"][indices] for k in range(SKETCH_SIZE)], axis=1)
+    live = sketch_of(columns, indices)
     distance = ((live - save.sketch(entries)) ** 2).mean(axis=1)
     size = save.rows["square_sum"][entries] + columns["square_sum"][indices]
     known &= (size > 0) & np.isfinite(distance)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import SKETCH_SIZE
+from trainvitals.facts import SKETCH_SIZE, SKETCHES
 from trainvitals_monitor.detectors.detector import BoolArray, FloatArray, IntArray
 from trainvitals_monitor.history import View
 from trainvitals_monitor.history.traces import Traces
@@ -129,7 +129,7 @@ def _between(
     """The squared distance of two states on their cores; 0 if their digests are equal."""
     apart = np.zeros(len(known))
     with np.errstate(invalid="ignore", over="ignore"):  # a mask of -inf in both
-        for k in range(SKETCH_SIZE):
-            apart += (one[f"sketch_{k}"] - other[f"sketch_{k}"]) ** 2 / SKETCH_SIZE
+        for name in SKETCHES:
+            apart += (one[name] - other[name]) ** 2 / SKETCH_SIZE
     usable = known & np.isfinite(apart) & (one["digest"] != other["digest"])
     return np.where(usable, apart, 0.0)

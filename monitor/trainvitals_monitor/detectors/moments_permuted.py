@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainvitals.facts import MOMENT_SKETCH_SIZE
+from trainvitals.facts import MOMENT_SKETCHES
 from trainvitals_monitor.detectors.detector import (
     Alert,
     BoolArray,
@@ -163,12 +163,12 @@ class _Moments(NamedTuple):
 
 
 def _now(view: View) -> _Moments:
-    sketch = np.stack([view.latest(name) for name in _SKETCHES], axis=1)
+    sketch = np.stack([view.latest(name) for name in MOMENT_SKETCHES], axis=1)
     return _moments(sketch, view.latest("first_moment"), view.latest("second_moment"))
 
 
 def _then(view: View, previous: Previous) -> _Moments:
-    sketch = np.stack([_values(view, previous, name) for name in _SKETCHES], axis=1)
+    sketch = np.stack([_values(view, previous, name) for name in MOMENT_SKETCHES], axis=1)
     first = _values(view, previous, "first_moment")
     return _moments(sketch, first, _values(view, previous, "second_moment"))
 
@@ -224,6 +224,3 @@ def _claim(view: View, taken: dict[int, int], now: _Moments, then: _Moments) -> 
         first_step=view.base_step + 1,
         last_good_step=view.base_step,
     )
-
-
-_SKETCHES = [f"moment_sketch_{k}" for k in range(MOMENT_SKETCH_SIZE)]

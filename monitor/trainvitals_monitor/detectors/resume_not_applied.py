@@ -21,7 +21,7 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.findings import Severity
-from trainvitals_monitor.history import Checkpoint, View
+from trainvitals_monitor.history import Checkpoint, View, sketch_of
 
 _MIN_ELEMENTS = 16
 
@@ -196,12 +196,11 @@ def _beginning(view: View) -> _State:
     columns, num_tensors = view.first_digests(), view.num_tensors
     if columns is None:
         return _blank(num_tensors)
-    sketch = [columns[f"sketch_{k}"][:num_tensors] for k in range(SKETCH_SIZE)]
     return _State(
         columns["digest"][:num_tensors],
         columns["count"][:num_tensors],
         columns["square_sum"][:num_tensors],
-        np.stack(sketch, axis=1),
+        sketch_of(columns, slice(num_tensors)),
     )
 
 

@@ -21,6 +21,7 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.checkpoints import Checkpoint
 from trainvitals_monitor.history.comparison import Comparison, Differences
+from trainvitals_monitor.history.digests import sketch_of
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.reference import Reference
 from trainvitals_monitor.history.run import RunHistory
@@ -38,4 +39,5 @@ __all__ = [
     "RunHistory",
     "TensorTable",
     "View",
+    "sketch_of",
 ]

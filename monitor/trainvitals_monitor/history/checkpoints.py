@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import MANIFEST, SKETCH_SIZE
+from trainvitals.facts import MANIFEST
 from trainvitals.frame import CheckpointSeen
+from trainvitals_monitor.history.digests import sketch_of
 from trainvitals_monitor.history.merge import Parts, Piece, merge
 
 IntArray = npt.NDArray[np.int64]
@@ -54,7 +55,7 @@ class Checkpoint:
 
     def sketch(self, entries: npt.NDArray[Any] | slice = slice(None)) -> npt.NDArray[np.float64]:
         """The sketches of these entries, [k, 8]; their mean squared difference estimates a squared distance."""
-        return np.stack([self.rows[f"sketch_{k}"][entries] for k in range(SKETCH_SIZE)], axis=-1)
+        return sketch_of(self.rows, entries)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.contract import MANTISSA_BITS
-from trainvitals.facts import SKETCH_SIZE
+from trainvitals.facts import SKETCHES
 from trainvitals_monitor.history.reference import Reference, last_scalars, looked
 
 if TYPE_CHECKING:
@@ -273,8 +273,7 @@ def compare_starts(own: dict[str, npt.NDArray[Any]], there: dict[str, npt.NDArra
     """Two states by their digests, norms and sketches."""
     both = (own["count"] > 0) & (own["count"] == there["count"])
     same = own["digest"] == there["digest"]
-    names = [f"sketch_{k}" for k in range(SKETCH_SIZE)]
-    one, other = (np.stack([side[name] for name in names]) for side in (own, there))
+    one, other = (np.stack([side[name] for name in SKETCHES]) for side in (own, there))
     with np.errstate(all="ignore"):
         mean = np.fmax(own["square_sum"], there["square_sum"]) / np.maximum(own["count"], 1)
         known = both & (mean > 0)

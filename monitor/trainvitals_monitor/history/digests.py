@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import DIGESTS
+from trainvitals.facts import DIGESTS, SKETCHES
 
 KEPT_STEPS = 2
 
@@ -62,6 +62,13 @@ class Digests:
         missing = num_tensors - len(self._latest_steps)
         steps = np.pad(self._latest_steps, (0, missing), constant_values=-1)
         return _padded(self._latest, num_tensors), steps
+
+
+def sketch_of(
+    columns: Columns, rows: npt.NDArray[Any] | slice = slice(None)
+) -> npt.NDArray[np.float64]:
+    """The sketches of these rows, [k, 8]; their mean squared difference estimates a squared distance."""
+    return np.stack([columns[name][rows] for name in SKETCHES], axis=-1)
 
 
 def _padded(rows: Columns, num_tensors: int) -> Columns:

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import SKETCH_SIZE
+from trainvitals.facts import SKETCHES
 from trainvitals.frame import TensorInfo
 
 IntArray = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[Any]]
-
-_SKETCHES = tuple(f"sketch_{k}" for k in range(SKETCH_SIZE))
 
 
 class Told(NamedTuple):
@@ -61,7 +59,7 @@ class Copies:
 
     def digests(self, told: Sequence[Told]) -> tuple[IntArray, Columns]:
         """Tensors of which several holders' digests were told, and the columns of facts.REPLICAS."""
-        rows = self._joined(told, ("digest", "count", "square_sum", *_SKETCHES))
+        rows = self._joined(told, ("digest", "count", "square_sum", *SKETCHES))
         if rows is None:
             return np.empty(0, np.int64), {}
         rank, tensor, group, columns = rows
@@ -159,9 +157,7 @@ def _most(rank: IntArray, group: IntArray, digest: npt.NDArray[np.uint64]) -> In
 def _distance(columns: Columns, like: IntArray) -> npt.NDArray[np.float64]:
     """Estimated norm of the difference, as a part of the norm of what it is compared with."""
     with np.errstate(all="ignore"):
-        squares = np.mean(
-            [(columns[name] - columns[name][like]) ** 2 for name in _SKETCHES], axis=0
-        )
+        squares = np.mean([(columns[name] - columns[name][like]) ** 2 for name in SKETCHES], axis=0)
         relative = np.sqrt(squares / columns["square_sum"][like])
     return np.where(np.isnan(relative), np.inf, relative)
 
