@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
-from trainvitals_monitor.detectors.experts import evenness, is_by_design, past
+from trainvitals_monitor.detectors.experts import evenness, is_by_design, past, unevenly_used
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -72,19 +72,13 @@ class ExpertLoadImbalance(Detector):
     )
 
     def look(self, view: View) -> Iterable[Claim]:
-        seen = np.flatnonzero(view.seen("recent_effective"))
-        if not len(seen):
-            return
-        experts, chosen = view.now("experts")[seen], view.now("chosen")[seen]
-        even = evenness(view.now("recent_effective")[seen], experts, chosen)
-        enough = view.now("recent_tokens")[seen] >= self.threshold("tokens", view)[seen] * experts
-        uneven = even < self.threshold("evenness", view)[seen]
-        for row in np.flatnonzero(enough & uneven):
-            tensor = int(seen[row])
+        bounds = self.threshold("evenness", view)
+        uneven = unevenly_used(view, bounds, self.threshold("tokens", view))
+        for tensor, experts, chosen, _ in zip(*uneven, strict=True):
             steps, effective = past(view, "recent_effective", tensor, 256)
-            history = evenness(effective, experts[row], chosen[row])
+            history = evenness(effective, experts, chosen)
             count = int(self.value("looks"))
-            bound = self.threshold("evenness", view)[tensor]
+            bound = bounds[tensor]
             if len(steps) < count or (history[-count:] >= bound).any():
                 continue
             if history[-1] > history[-count]:
@@ -99,7 +93,7 @@ class ExpertLoadImbalance(Detector):
                 evidence={
                     "effective": effective[-1:],
                     "best": np.array([effective.max()]),
-                    "experts": np.array([int(experts[row])]),
+                    "experts": np.array([int(experts)]),
                     "looks": np.array([count]),
                 },
                 first_step=int(steps[-count]),

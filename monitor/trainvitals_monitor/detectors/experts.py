@@ -4,6 +4,8 @@ What detectors of mixtures of experts share: how evenly experts are used, and wh
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from trainvitals.roles import Role
@@ -21,6 +23,27 @@ def evenness(effective: FloatArray, experts: FloatArray, chosen: FloatArray) -> 
     with np.errstate(invalid="ignore", divide="ignore"):
         even: FloatArray = (effective - chosen) / (experts - chosen)
     return even
+
+
+class Uneven(NamedTuple):
+    """Counted routers by tensor, each of length k: experts, choices of a token, evenness of the recent loads."""
+
+    tensors: IntArray
+    experts: FloatArray
+    chosen: FloatArray
+    even: FloatArray
+
+
+def unevenly_used(view: View, bound: FloatArray, tokens: FloatArray) -> Uneven:
+    """Those below `bound` [n] whose experts were chosen `tokens` [n] times each, on average, in the recent looks."""
+    tensors = np.flatnonzero(view.seen("recent_effective"))
+    if not len(tensors):  # as in every model without experts
+        return Uneven(tensors, np.empty(0), np.empty(0), np.empty(0))
+    experts, chosen = view.now("experts")[tensors], view.now("chosen")[tensors]
+    even = evenness(view.now("recent_effective")[tensors], experts, chosen)
+    enough = view.now("recent_tokens")[tensors] >= tokens[tensors] * experts
+    found = enough & (even < bound[tensors])
+    return Uneven(tensors[found], experts[found], chosen[found], even[found])
 
 
 def is_by_design(view: View, tensor: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
-from trainvitals_monitor.detectors.experts import evenness, is_by_design, past
+from trainvitals_monitor.detectors.experts import is_by_design, past, unevenly_used
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -80,15 +80,10 @@ class RouterCollapse(Detector):
     )
 
     def look(self, view: View) -> Iterable[Claim]:
-        seen = np.flatnonzero(view.seen("recent_effective"))
-        if not len(seen):
-            return
-        experts, chosen = view.now("experts")[seen], view.now("chosen")[seen]
-        even = evenness(view.now("recent_effective")[seen], experts, chosen)
-        enough = view.now("recent_tokens")[seen] >= self.threshold("tokens", view)[seen] * experts
-        suspects = np.flatnonzero(enough & (even < self.threshold("evenness", view)[seen]))
-        for row in suspects:
-            tensor = int(seen[row])
+        uneven = unevenly_used(
+            view, self.threshold("evenness", view), self.threshold("tokens", view)
+        )
+        for tensor, experts, _, even in zip(*uneven, strict=True):
             steps, effective = past(view, "effective_experts", tensor, int(self.value("looks")))
             if len(steps) < self.value("looks"):
                 continue
@@ -103,8 +98,8 @@ class RouterCollapse(Detector):
                 "balancing bias moves against the load.",
                 evidence={
                     "effective": view.now("recent_effective")[[tensor]],
-                    "experts": np.array([int(experts[row])]),
-                    "evenness": even[[row]],
+                    "experts": np.array([int(experts)]),
+                    "evenness": np.array([even]),
                     "looks": np.array([len(steps)]),
                 },
                 first_step=int(steps[0]),
