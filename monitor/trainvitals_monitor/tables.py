@@ -208,6 +208,17 @@ def coverage_table(run: Mapping[str, Any]) -> Table:
     return table
 
 
+def print_report(
+    out: Console, findings: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]
+) -> None:
+    """The findings, what was covered of each run, and the verdict."""
+    if findings:
+        out.print(findings_table(findings, with_run=len(runs) > 1))
+    for run in runs:
+        out.print(coverage_table(run))
+    out.print(verdict(findings), markup=False)
+
+
 def verdict(findings: Sequence[Mapping[str, Any]]) -> str:
     """One line: how many findings of what severity were ever opened."""
     counts: dict[str, int] = {}

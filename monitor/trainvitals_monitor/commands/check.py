@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from trainvitals.errors import BadFrame
 from trainvitals_monitor.check import Checked, check_script
@@ -23,11 +22,9 @@ from trainvitals_monitor.commands.options import (
 )
 from trainvitals_monitor.tables import (
     console,
-    coverage_table,
     exit_status,
-    findings_table,
     plain,
-    verdict,
+    print_report,
 )
 
 _NOTHING_CHECKED = 2
@@ -104,7 +101,7 @@ def check(
     )
     if as_json:
         print_json(checked.findings)
-    _print(checked, console(sys.stderr if as_json else sys.stdout))
+    print_report(console(sys.stderr if as_json else sys.stdout), checked.findings, checked.runs)
     return _status(checked, script)
 
 
@@ -115,14 +112,6 @@ def _check_reference(folder: Path) -> None:
         reference_from(folder)
     except BadFrame as error:
         raise BadInput(plain(error)) from error
-
-
-def _print(checked: Checked, out: Console) -> None:
-    if checked.findings:
-        out.print(findings_table(checked.findings, with_run=len(checked.runs) > 1))
-    for run in checked.runs:
-        out.print(coverage_table(run))
-    out.print(verdict(checked.findings), markup=False)
 
 
 def _status(checked: Checked, script: str) -> int:

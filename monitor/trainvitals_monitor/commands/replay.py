@@ -18,11 +18,9 @@ from trainvitals_monitor.commands.options import (
 )
 from trainvitals_monitor.tables import (
     console,
-    coverage_table,
     exit_status,
-    findings_table,
     plain,
-    verdict,
+    print_report,
 )
 
 
@@ -63,10 +61,6 @@ def replay(folder: Path, *, reference: Path | None, thresholds: str | None, as_j
     if as_json:
         print_json(found)
         return exit_status(found)
-    out = console()
-    if found:
-        out.print(findings_table(found, with_run=len(engines) > 1))
-    for engine in engines:
-        out.print(coverage_table({"run": engine.run, "detail": engine.coverage()}))
-    out.print(verdict(found), markup=False)
+    runs = [{"run": engine.run, "detail": engine.coverage()} for engine in engines]
+    print_report(console(), found, runs)
     return exit_status(found)
