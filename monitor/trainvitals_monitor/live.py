@@ -10,10 +10,11 @@ import json
 import logging
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from trainvitals.errors import BadFrame
+from trainvitals_monitor.attempt_at_rest import AttemptAtRest
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding
@@ -21,13 +22,12 @@ from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.models import AttemptOut, RunOut
 from trainvitals_monitor.overrides import Tuning
-from trainvitals_monitor.packed import pack_frame, unpack_frame
-from trainvitals_monitor.pieces import Piece
+from trainvitals_monitor.packed import unpack_frame
 from trainvitals_monitor.placing import Places
 from trainvitals_monitor.received import Received
 from trainvitals_monitor.references import Beside, References
 from trainvitals_monitor.refusal import Refusal
-from trainvitals_monitor.retention import is_lasting, shrunk
+from trainvitals_monitor.retention import shrunk
 from trainvitals_monitor.snapshot import run_out
 from trainvitals_monitor.store import Store, StoredFrame, Writing
 
@@ -36,21 +36,6 @@ _REPLY_SUBJECTS = 64
 """Subjects of a finding that the answer to a frame names; the page has them all."""
 _SUMMARY_EVERY = 64
 _EVER = 1 << 62
-
-
-@dataclass
-class _Attempt:
-    """What is in the store of one attempt, and what is about to be."""
-
-    key: str
-    world_size: int
-    started_at: float
-    id: int | None = None
-    mark: int = -1
-    ranks: dict[int, Received] = field(default_factory=dict)
-    frames: list[Arrival] = field(default_factory=list)
-    places: Places = field(default_factory=Places)
-    forgotten: bool = False
 
 
 class LiveRun:
@@ -79,7 +64,7 @@ class LiveRun:
         self.frames = 0
         self.frame_bytes = 0
         self._counters = counters
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[str, AttemptAtRest] = {}
         self._saves = 0
         self._changed: list[Finding] = []
         self._told: dict[str, Finding] = {}
@@ -108,7 +93,7 @@ class LiveRun:
         live.id = row["id"]
         by_id = {}
         for stored in store.attempts(row["id"]):
-            attempt = _Attempt(
+            attempt = AttemptAtRest(
                 stored["key"], stored["world_size"], stored["started_at"], stored["id"], stored["judged_through"]
             )  # fmt: skip
             live._attempts[attempt.key] = by_id[stored["id"]] = attempt
@@ -130,7 +115,7 @@ class LiveRun:
             live.closed_at = time.monotonic()
         return live
 
-    def _give_again(self, attempt: _Attempt, frame: StoredFrame) -> None:
+    def _give_again(self, attempt: AttemptAtRest, frame: StoredFrame) -> None:
         received = attempt.ranks.setdefault(frame.rank, Received())
         received.above.add(frame.seq)
         received.digested |= frame.digested
@@ -168,7 +153,7 @@ class LiveRun:
                 self._begin(header.reference)
             self._judge(arrival)
             if attempt is None:
-                attempt = _Attempt(header.attempt, header.world_size, header.started_at)
+                attempt = AttemptAtRest(header.attempt, header.world_size, header.started_at)
                 self._attempts[header.attempt] = attempt
             attempt.ranks.setdefault(header.rank, Received()).above.add(header.seq)
             attempt.frames.append(arrival)
@@ -205,14 +190,15 @@ class LiveRun:
         if self.id is None:
             self.id = writing.add_run(self.name, 0.0)
         for attempt in self._attempts.values():
-            self._save_attempt(writing, self.id, attempt)
+            attempt.save(writing, self.id)
         writing.put_findings(self.id, self._changed)
         beside = self._beside.document(self.engine)
         if beside is not None and beside != self._beside_stored:
             self._beside_stored = beside
             writing.put_comparison(self.id, beside)
         for piece in pieces:
-            self._save_piece(writing, piece)
+            if piece.attempt in self._attempts:
+                self._attempts[piece.attempt].save_piece(writing, piece)
         self._forget(writing, {piece.attempt for piece in pieces})
         if pieces or self._saves % _SUMMARY_EVERY == 0 or self.closed_at is not None:
             self.save_summary(writing)
@@ -279,27 +265,6 @@ class LiveRun:
 
     # -- what goes into the store ------------------------------------------------------------------------------------
 
-    def _save_attempt(self, writing: Writing, run_id: int, attempt: _Attempt) -> None:
-        if attempt.id is None:
-            attempt.id = writing.add_attempt(
-                run_id, attempt.key, attempt.world_size, attempt.started_at
-            )
-        writing.add_frames([_stored(attempt.id, attempt, arrival) for arrival in attempt.frames])
-
-    def _save_piece(self, writing: Writing, piece: Piece) -> None:
-        attempt = self._attempts.get(piece.attempt)
-        if attempt is None or attempt.id is None:
-            return
-        places = attempt.places
-        places.add(piece)
-        writing.put_places(attempt.id, "tensor", places.fresh_tensors)
-        writing.put_places(attempt.id, "scalar", places.fresh_scalars)
-        chunk = places.tensor_chunk(piece)
-        if chunk is not None:
-            writing.put_chunk(attempt.id, "tensor", chunk)
-        for tile, chunk in places.scalar_chunks(piece):
-            writing.put_chunk(attempt.id, "scalar", chunk, tile)
-
     def _forget(self, writing: Writing, cut: set[str]) -> None:
         """Let go of frames whose steps rest in chunks and have left the window."""
         for attempt in self._attempts.values():
@@ -321,26 +286,10 @@ class LiveRun:
                 attempt.ranks[rank].raise_floor(floor)
                 writing.put_floor(attempt.id, rank, floor)
 
-    def _old_through(self, attempt: _Attempt) -> int:
+    def _old_through(self, attempt: AttemptAtRest) -> int:
         history = self.engine.history.get(attempt.key)
         if history is None:
             return _EVER
         kept = history.window.last_steps(history.window.length)
         first_kept = int(kept[0]) if len(kept) else 0
         return min(first_kept, history.cut_through) - 1
-
-
-def _stored(attempt_id: int, attempt: _Attempt, arrival: Arrival) -> StoredFrame:
-    header = arrival.header
-    received = attempt.ranks[header.rank]
-    digested = "digests" in arrival.tables and not received.digested
-    received.digested |= digested
-    return StoredFrame(
-        attempt_id=attempt_id,
-        rank=header.rank,
-        seq=header.seq,
-        last_step=arrival.last_step,
-        lasting=is_lasting(header, arrival.tables, digested),
-        digested=digested,
-        blob=pack_frame(arrival.plain, arrival.tables),
-    )
