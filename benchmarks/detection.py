@@ -5,7 +5,7 @@ Every case of the corpus (tests/incidents/corpus: real silent bugs re-enacted sm
 healthy runs that tempt a monitor; further ones are in tests/incidents/further) is trained under the agent, each twin and rank in a process of its own, frames to a
 folder; the monitor's engine then judges the frames.
 
-    python benchmarks/detection.py [--budget none|default|SHARE] [--case 01 --case h04] [--corpus FOLDER] [--json]
+    python -m benchmarks.detection [--budget none|default|SHARE] [--case 01 --case h04] [--corpus FOLDER] [--json]
         [--write-docs] [--accept] [--reference]
 
 A hit is a finding above info, at or after the step at which the fault sets in, by a detector that fits the fault's
@@ -27,7 +27,6 @@ import ast
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -36,10 +35,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import DOCS, ROOT, machine, read_part, write_part
 from trainvitals_monitor.detectors import Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity
@@ -49,13 +48,10 @@ from trainvitals_monitor.overrides import Tuning
 from trainvitals_monitor.recording import reference_from
 from trainvitals_monitor.replay import replay
 
-ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "tests" / "incidents" / "corpus"
 FURTHER = ROOT / "tests" / "incidents" / "further"
 ACCEPTED = Path(__file__).with_suffix(".json")
-DOCS = ROOT / "docs" / "benchmarks.md"
 _HEADING = "### Budget "
-BEGIN, END = "<!-- detection: begin -->", "<!-- detection: end -->"
 LIMIT_S = 300.0
 
 FITS: dict[str, tuple[str, ...]] = {
@@ -409,31 +405,14 @@ def verdict(now: dict[str, float], budget: str) -> str:
     )
 
 
-def machine() -> str:
-    """Where the numbers come from."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy"))
-    return (
-        f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}, {libraries}, "
-        f"trainvitals {version('trainvitals')}."
-    )
-
-
-def write_docs(parts: Mapping[str, str], path: Path = DOCS) -> None:
-    """Puts results between their markers, each under its own heading; those that were not measured now stay."""
-    text = path.read_text() if path.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text:
-        text += f"\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    old, _, after = rest.partition(END)
-    title, *sections = old.split(_HEADING)
+def write_docs(parts: Mapping[str, str], page: Path = DOCS) -> None:
+    """Results, each under its own heading; those that were not measured now stay."""
+    _, *sections = read_part("detection", page).split(_HEADING)
     known = dict(section.split("\n", 1) for section in sections)
-    known |= {name: f"\n{machine()}\n\n{part}\n\n" for name, part in parts.items()}
-    body = "".join(
-        f"{_HEADING}{name}\n\n{known[name].strip()}\n\n" for name in sorted(known, key=_place)
-    )
-    title = "## Detection\n\nBy `python benchmarks/detection.py`, at each budget:\n"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{before}{BEGIN}\n{title}\n{body.strip()}\n{END}{after}")
+    known |= {name: f"{machine('torch', 'numpy')}\n\n{part}" for name, part in parts.items()}
+    title = "## Detection\n\nBy `python -m benchmarks.detection`, at each budget:"
+    body = [f"{_HEADING}{name}\n\n{known[name].strip()}" for name in sorted(known, key=_place)]
+    write_part("detection", "\n\n".join([title, *body]), page)
 
 
 def _place(name: str) -> tuple[bool, bool, str]:

@@ -11,7 +11,7 @@ the same number of frames: with one sender enough that series are cut, old frame
 in. What is printed is the median of the rounds, and the lowest and highest. The figures move by half and more with
 what else the machine does: compare only such as were taken side by side.
 
-    python benchmarks/ingest.py [--rounds 5] [--frames 512] [--profile FILE]
+    python -m benchmarks.ingest [--rounds 5] [--frames 512] [--profile FILE]
 """
 
 from __future__ import annotations

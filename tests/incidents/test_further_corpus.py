@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from benchmarks.detection import FURTHER, Case, read_corpus
 
+from benchmarks.detection import FURTHER, Case, read_corpus
 from tests.incidents.drive import load_case
 from tests.incidents.evidence import is_there
 
