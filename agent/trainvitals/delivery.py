@@ -32,10 +32,14 @@ _TRIES_OF_A_CRASHING_FRAME = 5
 
 @dataclass(frozen=True)
 class Parcel:
-    """A frame on its way, and its name should it go to a folder. A nameless one comes from the spool."""
+    """
+    A frame on its way, and its name should it go to a folder. A nameless one comes from the spool, where `num_behind`
+    more of the same process wait.
+    """
 
     blob: bytes
     name: str = ""
+    num_behind: int = 0
 
 
 class Delivery:
@@ -102,7 +106,10 @@ class Delivery:
             left = ANSWER_TIMEOUT_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return
-            answer = self._link.send(parcel.blob, parcel.name, min(left, ANSWER_TIMEOUT_S))
+            from_disk = None if parcel.name else parcel.num_behind
+            answer = self._link.send(
+                parcel.blob, parcel.name, min(left, ANSWER_TIMEOUT_S), from_disk
+            )
             with self.hands:
                 if self.hands_off:
                     return
@@ -160,8 +167,8 @@ class Delivery:
             if self.hands_off:
                 return None
             blob = self._spool.oldest() if self._spool is not None else None
-            if blob is not None:
-                return Parcel(blob)
+            if self._spool is not None and blob is not None:
+                return Parcel(blob, num_behind=self._spool.num_behind)
             return self._outbox[0] if self._outbox else None
 
     def _adopt(self) -> None:

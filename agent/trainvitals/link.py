@@ -26,6 +26,8 @@ from trainvitals.spool import write_whole
 FRAMES_PATH = "/api/v1/frames"
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 10.0
+BEHIND = "Trainvitals-Behind"
+"""Header of a frame that waited on disk: how many more of its process wait there."""
 _MAX_REPLY_BYTES = 4 << 20
 
 # The frame is fine, the way is not: who may send (401, 403, 407), where to (3xx, 404, 405), not now (408, 429, 5xx).
@@ -65,11 +67,15 @@ class MonitorLink:
         self._tls = _tls(settings.ca_file) if parts.scheme == "https" else None
         self._connection: http.client.HTTPConnection | None = None
 
-    def send(self, blob: bytes, name: str, timeout: float) -> Answer:
-        """Post a frame; takes about `timeout` seconds at most, and raises nothing that a network can cause."""
+    def send(self, blob: bytes, name: str, timeout: float, num_behind: int | None = None) -> Answer:
+        """
+        Post a frame; takes about `timeout` seconds at most, and raises nothing that a network can cause.
+
+        `num_behind`: of a frame that comes from the disk, how many wait there still.
+        """
         reused = self._connection is not None
         try:
-            return self._exchange(blob, timeout)
+            return self._exchange(blob, timeout, num_behind)
         except (http.client.RemoteDisconnected, ConnectionError) as error:
             self.close()
             if not reused:
@@ -78,7 +84,7 @@ class MonitorLink:
             self.close()
             return Answer("away", _words(error))
         # A server closes connections that were idle for some seconds: that is no sign of its absence.
-        return self.send(blob, name, timeout)
+        return self.send(blob, name, timeout, num_behind)
 
     def close(self) -> None:
         """Hang up; the next frame connects anew."""
@@ -86,11 +92,13 @@ class MonitorLink:
             self._connection.close()
             self._connection = None
 
-    def _exchange(self, blob: bytes, timeout: float) -> Answer:
+    def _exchange(self, blob: bytes, timeout: float, num_behind: int | None) -> Answer:
         connection = self._connected(timeout)
         headers = {"Content-Type": "application/octet-stream", "Accept": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
+        if num_behind is not None:
+            headers[BEHIND] = str(num_behind)
         try:
             connection.request("POST", self._path, body=blob, headers=headers)
         except (BrokenPipeError, ConnectionResetError):
@@ -142,7 +150,13 @@ class FolderLink:
     def __init__(self, settings: Settings) -> None:
         self.folder = Path(settings.monitor).expanduser().absolute()
 
-    def send(self, blob: bytes, name: str, timeout: float) -> Answer:  # noqa: ARG002 - as MonitorLink's
+    def send(
+        self,
+        blob: bytes,
+        name: str,
+        timeout: float,  # noqa: ARG002 - as MonitorLink's
+        num_behind: int | None = None,  # noqa: ARG002 - as MonitorLink's
+    ) -> Answer:
         """Write a frame; a file that is there already is another attempt's and stays."""
         path = self.folder / name
         if path.exists():

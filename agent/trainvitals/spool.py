@@ -164,6 +164,11 @@ class Spool:
                 box.waiting.popleft()  # somebody has tidied up
         return None
 
+    @property
+    def num_behind(self) -> int:
+        """Frames that wait behind the one that `oldest` gives, of the same process."""
+        return next((len(box.waiting) - 1 for box in self._boxes() if box.waiting), 0)
+
     def sent(self) -> None:
         """The frame that `oldest` gave has arrived, or was refused: forget it."""
         for box in self._boxes():

@@ -38,6 +38,10 @@ _SUMMARY_EVERY = 64
 _EVER = 1 << 62
 
 
+Sender = tuple[str, int]
+"""An attempt's key and a rank of it."""
+
+
 class LiveRun:
     """One run. Made empty for a new one, or by `from_store`."""
 
@@ -63,6 +67,9 @@ class LiveRun:
         """The same in Unix seconds, by the monitor's clock; after a restart, by the agents'."""
         self.frames = 0
         self.frame_bytes = 0
+        self.frames_spooled = 0
+        self.waiting: dict[Sender, int] = {}
+        """Frames that wait on trainers' disks, by who last said so; nobody who has none."""
         self._counters = counters
         self._attempts: dict[str, AttemptAtRest] = {}
         self._saves = 0
@@ -160,6 +167,14 @@ class LiveRun:
             self.heard_at = time.monotonic()
             self.closed_at = self.heard_at if header.phase == "closed" else None
         return True
+
+    def waited(self, sender: Sender, num_behind: int | None) -> None:
+        """Whether a frame had waited on a trainer's disk, and how many wait behind it; None: it had not."""
+        with self.lock:
+            self.frames_spooled += num_behind is not None
+            self.waiting.pop(sender, None)
+            if num_behind:
+                self.waiting[sender] = num_behind
 
     def _begin(self, reference: str) -> None:
         try:

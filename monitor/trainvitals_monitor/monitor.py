@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from trainvitals_monitor.config import Config
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.ingest import Arrival, read_frame
-from trainvitals_monitor.live import LiveRun
+from trainvitals_monitor.live import LiveRun, Sender
 from trainvitals_monitor.mutes import Mutes
 from trainvitals_monitor.notify import Notifier
 from trainvitals_monitor.refusal import Refusal
@@ -40,9 +40,10 @@ _RETRY_S = 2
 
 @dataclass
 class _Waiting:
-    """A frame in the queue, and who waits for its fate."""
+    """A frame in the queue, and who waits for its fate; `num_behind` as LiveRun.waited has it."""
 
     blob: bytes
+    num_behind: int | None
     answer: Future[bytes] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
@@ -53,6 +54,7 @@ class _Taken:
 
     waiting: _Waiting
     run: LiveRun
+    sender: Sender
     is_new: bool
 
 
@@ -113,6 +115,7 @@ class Monitor:
             file=self.store.path.with_name(f"{self.store.path.name}-told"),
             tell_over=self.config.notify_over,
             heard=self.mutes.heard,
+            silenced=self.mutes.silences,
         )
 
     def trouble(self) -> str:
@@ -125,10 +128,11 @@ class Monitor:
             return "the writer has died; see the log"
         return self._failure
 
-    def submit(self, blob: bytes) -> Future[bytes]:
+    def submit(self, blob: bytes, num_behind: int | None = None) -> Future[bytes]:
         """
         Queue a frame; the future has the answer's JSON once the frame is in the store, or the Refusal.
 
+        `num_behind`: of a frame that waited on a trainer's disk, how many wait there behind it.
         Raises Refusal at once if the frame cannot wait.
         """
         limits = self.config.limits
@@ -141,7 +145,7 @@ class Monitor:
             if full or self._queue_bytes + len(blob) > max(limits.queue_bytes, len(blob)):
                 detail = f"{len(self._queue)} frames wait already; send this one again later"
                 raise Refusal("busy", detail, retry_after_s=_RETRY_S)
-            waiting = _Waiting(blob)
+            waiting = _Waiting(blob, num_behind)
             self._queue.append(waiting)
             self._queue_bytes += len(blob)
             self._wake.notify()
@@ -218,7 +222,8 @@ class Monitor:
         except Refusal as refusal:
             waiting.answer.set_exception(refusal)
             return
-        taken.append(_Taken(waiting, run, is_new))
+        sender = (arrival.header.attempt, arrival.header.rank)
+        taken.append(_Taken(waiting, run, sender, is_new))
 
     def _judge(self, arrival: Arrival) -> tuple[LiveRun, bool]:
         name = arrival.header.run
@@ -241,6 +246,7 @@ class Monitor:
         self.counters.commits += 1
 
     def _count(self, one: _Taken) -> None:
+        one.run.waited(one.sender, one.waiting.num_behind)
         if one.is_new:
             self.counters.accepted += 1
             self.counters.accepted_bytes += len(one.waiting.blob)

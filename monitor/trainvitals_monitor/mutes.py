@@ -51,6 +51,11 @@ class Mute:
             and all(fnmatchcase(name, self.tensor) for name in finding.subjects or [""])
         )
 
+    def covers_run(self, run: str) -> bool:
+        """Whether it is about everything of this run."""
+        everything = not self.finding and (self.detector, self.tensor) == ("*", "*")
+        return everything and fnmatchcase(run, self.run)
+
 
 class Mutes:
     """The entries that hold now. Any thread. ValueError, one line, if the file cannot be read."""
@@ -73,6 +78,10 @@ class Mutes:
         """The findings that nobody muted."""
         mutes = self.all()
         return [one for one in findings if not any(mute.covers(one) for mute in mutes)]
+
+    def silences(self, run: str) -> bool:
+        """Whether everything of the run is muted, and not some of its findings alone."""
+        return any(mute.covers_run(run) for mute in self.all())
 
     def add(
         self, *, run: str, detector: str, tensor: str, reason: str, hours: float | None, of: Finding | None

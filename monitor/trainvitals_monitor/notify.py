@@ -34,7 +34,7 @@ class Notifier:
     Watches from `start()` to `close()`. Raises ValueError, one line that has no URL in it, for one that can't be used.
 
     `runs`: those in memory. `counted`: deliveries by outcome. `file`: where to keep what was told. `heard`:
-    of some findings, those that nobody muted.
+    of some findings, those that nobody muted. `silenced`: whether a run is muted as a whole.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class Notifier:
         file: Path,
         tell_over: bool = False,
         heard: Callable[[Sequence[Finding]], list[Finding]] = list,
+        silenced: Callable[[str], bool] = lambda _run: False,
     ) -> None:
         self._outlets = [Outlet(url, number, counted) for number, url in enumerate(urls, 1)]
         self._runs = runs
         self._heard = heard
+        self._silenced = silenced
         self._file = file
         self._kept = self._read()
         self._book = WakeBook(time.monotonic(), tell_over=tell_over, stored=self._kept)
@@ -94,11 +96,29 @@ class Notifier:
                 self._failed = True
 
     def _look(self) -> None:
-        states = [state for run in self._runs() if (state := _state(run, self._heard)) is not None]
+        states = [state for run in self._runs() if (state := self._state(run)) is not None]
         for message in self._book.due(states, time.monotonic()):
             for outlet in self._outlets:
                 outlet.put(message)
         self._keep()
+
+    def _state(self, run: LiveRun) -> RunState | None:
+        """The run as it is now; None before its first frame."""
+        with run.lock:
+            said, findings = run.engine.summary(), run.engine.findings
+            heard_at = run.heard_at
+        if not said:
+            return None
+        return RunState(
+            run=run.name,
+            page=run.page,
+            step=said["step"],
+            closed=said["phase"] == "closed",
+            heard_at=heard_at,
+            findings=findings,
+            telling=self._heard(standing(findings)),
+            muted=self._silenced(run.name),
+        )
 
     def _keep(self) -> None:
         unsent = [message for outlet in self._outlets for message in outlet.waiting()]
@@ -122,21 +142,3 @@ class Notifier:
             return {}
         known: dict[str, Any] = kept
         return known
-
-
-def _state(run: LiveRun, heard: Callable[[Sequence[Finding]], list[Finding]]) -> RunState | None:
-    """The run as it is now; None before its first frame."""
-    with run.lock:
-        said, findings = run.engine.summary(), run.engine.findings
-        heard_at = run.heard_at
-    if not said:
-        return None
-    return RunState(
-        run=run.name,
-        page=run.page,
-        step=said["step"],
-        closed=said["phase"] == "closed",
-        heard_at=heard_at,
-        findings=findings,
-        telling=heard(standing(findings)),
-    )

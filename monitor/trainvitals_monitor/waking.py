@@ -37,6 +37,7 @@ class RunState:
     """
     A run as it is now. `heard_at`: when a frame of it last came, in the caller's seconds; None: not since it started.
     `findings`: all that were ever opened. `telling`: those of them that may be told now.
+    `muted`: nothing is to be told of the run, not even that it vanished.
     """
 
     run: str
@@ -46,6 +47,7 @@ class RunState:
     heard_at: float | None
     findings: Sequence[Finding]
     telling: Sequence[Finding]
+    muted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,7 @@ class WakeBook:
     def _whether_there(self, run: _Run, state: RunState, now: float) -> Iterable[Message]:
         silent_s = now - (self._since if run.heard_at is None else run.heard_at)
         gone = not state.closed and silent_s > VANISHED_S
-        if gone and not run.vanished:
+        if gone and not run.vanished and not state.muted:
             yield Message(
                 kind="vanished",
                 run=state.run,
@@ -176,7 +178,7 @@ class WakeBook:
             )
         if run.vanished and not gone and self._tell_over:
             yield _over(state, f"run {state.run} is heard of again")
-        run.vanished = gone
+        run.vanished = gone and (run.vanished or not state.muted)
 
     def _what_is_over(self, run: _Run, state: RunState, now: float) -> Iterable[Message]:
         resolved = [

@@ -19,6 +19,7 @@ import pytest
 from tests.agent.small_monitor import SmallMonitor, add_step, header_for, settings_for
 from trainvitals.errors import BadSetting
 from trainvitals.frame import CheckpointSeen, Header, TensorInfo, decode
+from trainvitals.link import BEHIND
 from trainvitals.record import Record
 from trainvitals.sender import Sender
 
@@ -135,7 +136,10 @@ def test_a_heartbeat_carries_the_phase_without_steps(tmp_path: Path) -> None:
 
 
 def test_a_monitor_that_goes_away_and_comes_back_misses_nothing(tmp_path: Path) -> None:
-    """Frames made while nobody listens arrive afterwards, in order; the trainer's thread never waits."""
+    """
+    Frames made while nobody listens arrive afterwards, in order, each with how many wait behind it; the trainer's thread
+    never waits.
+    """
     port = free_port()
     bench = Bench(f"http://127.0.0.1:{port}", tmp_path)
     slowest = 0.0
@@ -155,6 +159,9 @@ def test_a_monitor_that_goes_away_and_comes_back_misses_nothing(tmp_path: Path) 
             assert second.steps == list(range(2, 40))
             assert second.seqs == sorted(second.seqs)
             assert bench.sender.flush(5.0)
+            behind = [int(one[BEHIND]) for one in second.headers if BEHIND in one]
+            assert behind == sorted(behind, reverse=True)
+            assert behind[0] > behind[-1] == 0
         assert slowest < 0.5
         assert not spooled(tmp_path)
 

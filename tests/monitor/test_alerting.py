@@ -12,8 +12,9 @@ import pytest
 
 from tests.monitor.prometheus import tool
 from trainvitals_monitor.detectors import DETECTORS
+from trainvitals_monitor.generate.alerting.about_monitor import MONITOR_ALERTS
+from trainvitals_monitor.generate.alerting.about_runs import RUN_ALERTS
 from trainvitals_monitor.generate.alerting.alert_rule import DOCS
-from trainvitals_monitor.generate.alerting.by_hand import MONITOR_ALERTS, RUN_ALERTS
 from trainvitals_monitor.generate.alerting.recording import RECORDINGS, THRESHOLDS
 from trainvitals_monitor.generate.alerting.rule_files import RULE_FILES, all_alerts
 from trainvitals_monitor.metrics import METRICS
@@ -72,7 +73,10 @@ def test_every_detector_has_an_alert_and_every_alert_all_it_needs() -> None:
     for one in ALERTS:
         labels = {**one.labels, **one.added_labels()}
         assert {"severity", "detector"} <= set(labels), one.name
-        assert one.annotations().keys() >= {"summary", "description", "runbook_url"}
+        said = one.annotations()
+        assert said.keys() >= {"summary", "description", "action", "runbook_url"}
+        assert all(said[name].strip().endswith((".", "}}")) for name in ("description", "action"))
+        assert ("run" in labels) == bool({"run_url", "finding_url"} & set(said)), one.name
         assert one.hold_minutes * 60 < LINGER_S or one.severity == "info", one.name
         page, _, anchor = one.runbook.removeprefix(DOCS).partition("#")
         headings = re.findall(r"^##+ (.+)$", (ROOT / "docs" / page).read_text(), re.M)

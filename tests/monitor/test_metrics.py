@@ -25,6 +25,7 @@ from tests.monitor.prometheus import tool
 from tests.monitor.raw_frames import frame, header
 from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream, tensor
+from trainvitals.link import BEHIND
 from trainvitals_monitor.config import Config, Limits
 from trainvitals_monitor.metrics import (
     MAX_SERIES_PER_RUN,
@@ -32,6 +33,7 @@ from trainvitals_monitor.metrics import (
     MetricSpec,
     Scrape,
     scrape,
+    wants_openmetrics,
 )
 from trainvitals_monitor.metrics.layout import layer_names
 from trainvitals_monitor.monitor import Monitor
@@ -105,6 +107,13 @@ def test_names_follow_prometheus(spec: MetricSpec) -> None:
     assert not spec.name.endswith(("_total", "_count", "_sum", "_bucket", "_info"))
     assert not re.search(r"_(ms|milliseconds|kb|mb|percent|pct)(_|$)", spec.name)
     assert spec.help.endswith(".")
+    assert spec.help[0].isupper() or spec.help[0].isdigit()
+    assert all(re.fullmatch(r"[a-z]+", label) for label in spec.labels)
+    unbounded = {"step", "time", "timestamp", "id", "pointer", "address", "path", "message", "host"}
+    assert not unbounded & set(spec.labels)
+    assert "timestamp" not in spec.name or spec.name.endswith("_timestamp_seconds")
+    # The units that Prometheus calls base units, and words that are none.
+    assert not re.search(r"_(bits|minutes|hours|days|milli|micro|kilo|mega)", spec.name)
     assert len({spec.name for spec in METRICS}) == len(METRICS)
 
 
@@ -178,6 +187,36 @@ def test_openmetrics_is_answered_to_who_asks_for_it(http: Client) -> None:
     assert all(families[spec.name].type == spec.type for spec in METRICS)
     same = [VARYING.sub("", "\n".join(_samples(one.text))) for one in (plain, asked)]
     assert same[0] == same[1]
+
+
+@pytest.mark.parametrize(
+    ("accept", "openmetrics"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;q=0.4", True),
+        ("text/plain;version=0.0.4,application/openmetrics-text;q=0.5", False),
+        ("application/openmetrics-text;q=0,text/plain;q=0.1", False),
+        ("application/openmetrics-text;q=nonsense", False),
+    ],
+)  # fmt: skip
+def test_the_better_liked_format_is_answered(accept: str, openmetrics: bool) -> None:
+    """By the q-values of the Accept header; text where nothing is said."""
+    assert wants_openmetrics(accept) == openmetrics
+
+
+def test_frames_that_waited_on_disk_are_counted(http: Client) -> None:
+    """By run: how many came from there, and how many wait there still; a rank's last word counts."""
+    frames = _stream("run").frames
+    for number, blob in enumerate(frames):
+        http.push(blob, **{BEHIND: str(len(frames) - number)})
+    assert http.metric("trainvitals_run_frames_spooled_total", run="run") == len(frames)
+    assert http.metric("trainvitals_run_waiting_frames", run="run") == 1
+    for told in ("nonsense", "-3", "9" * 40):
+        http.push(frames[0], **{BEHIND: told})
+        assert http.metric("trainvitals_run_waiting_frames", run="run") == 0
+    assert http.metric("trainvitals_run_frames_spooled_total", run="run") == len(frames)
 
 
 def test_promtool_finds_no_fault(http: Client) -> None:

@@ -72,6 +72,16 @@ def test_patterns(tmp_path: Path, wanted: dict[str, Any], active: int) -> None:
         assert _active(http) == active
 
 
+def test_a_whole_run_is_muted_by_all_patterns_alone(tmp_path: Path) -> None:
+    """Then nothing of it is alerted, not even that it vanishes; one detector's mute leaves the run its voice."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(faulty().frames)
+        _mute(http, detector="slot-*")
+        assert http.metric("trainvitals_run_muted", run="run") == 0
+        _mute(http, run="ru*")
+        assert http.metric("trainvitals_run_muted", run="run") == 1
+
+
 def test_wrong_requests_are_refused(tmp_path: Path) -> None:
     """An unknown finding, a missing reason, and a form that a foreign page could send."""
     with serving(Config(store=str(tmp_path))) as http:

@@ -181,6 +181,17 @@ def test_a_vanished_run_is_one_message() -> None:
     assert [one.kind for one in clock.after(9 * VANISHED_S, silent, heard=False)] == ["vanished"]
 
 
+def test_a_muted_run_vanishes_in_silence() -> None:
+    """Until it is muted no more, should it still be gone then."""
+    clock = Clocked(tell_over=True)
+    assert clock.after(1, state()) == []
+    silent = state(heard=1.0)
+    muted = replace(silent, muted=True)
+    assert clock.after(2 * VANISHED_S, muted, heard=False) == []
+    assert [one.kind for one in clock.after(1, silent, heard=False)] == ["vanished"]
+    assert clock.after(1, muted, heard=False) == []
+
+
 def test_a_run_that_ended_has_not_vanished() -> None:
     """It said so."""
     clock = Clocked()

@@ -53,6 +53,8 @@ class Copied:
     last_heard: float
     frames: int
     frame_bytes: int
+    frames_spooled: int
+    frames_waiting: int
     covered: float
     oldest_look: int | None
     reporting: int
@@ -60,6 +62,7 @@ class Copied:
     findings: list[Finding]
     standing: list[Finding]
     muted: int
+    silenced: bool
     checkpoints: list[Checkpoint]
     counts: dict[str, int]
     offset: int
@@ -88,6 +91,8 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
             last_heard=live.last_heard,
             frames=live.frames,
             frame_bytes=live.frame_bytes,
+            frames_spooled=live.frames_spooled,
+            frames_waiting=sum(live.waiting.values()),
             covered=float(covered["seen"].get("values", 0.0)),
             oldest_look=covered["oldest_look"].get("values"),
             reporting=ranks_reporting(engine),
@@ -95,6 +100,7 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
             findings=findings,
             standing=heard,
             muted=len(alone) - len(heard),
+            silenced=mutes.silences(live.name),
             checkpoints=list(attempt.checkpoints.presented),
             counts=dict(attempt.checkpoints.counts),
             offset=attempt.step_offset or 0,

@@ -16,12 +16,26 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 def wants_openmetrics(accept: str) -> bool:
-    """Whether an Accept header asks for OpenMetrics."""
-    for part in accept.split(","):
-        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        if media == "application/openmetrics-text":
-            return not any(piece in ("q=0", "q=0.0") for piece in parameters)
-    return False
+    """Whether an Accept header would rather have OpenMetrics, by its q-values, than plain text; never by a wildcard."""
+    wanted = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for part in accept.lower().split(","):
+        media, *parameters = (piece.strip() for piece in part.split(";"))
+        if media in wanted:
+            wanted[media] = max(wanted[media], _quality(parameters))
+    return wanted["application/openmetrics-text"] > 0 and (
+        wanted["application/openmetrics-text"] >= wanted["text/plain"]
+    )
+
+
+def _quality(parameters: Sequence[str]) -> float:
+    for piece in parameters:
+        name, _, value = piece.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
 
 
 def exposition(

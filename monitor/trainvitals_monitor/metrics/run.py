@@ -11,13 +11,14 @@ from trainvitals.frame import Phase
 from trainvitals_monitor.metrics.copied import Copied
 from trainvitals_monitor.metrics.spec import MetricSpec, Sample
 
-DROPPED = ("frames", "rows", "spool", "late")
+DROPPED = ("frames", "rows", "manifest entries", "spool", "late")
 """What can be dropped: by the agent before sending, or here because it came after its step was judged."""
 PHASES: tuple[str, ...] = get_args(Phase)
 
 RUN_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_run", "info", ("run", "page"), "The run's page, through --public-url."),
     MetricSpec("trainvitals_run_phase", "gauge", ("run", "phase"), "1 for the phase that the run is in, 0 for the others.", len(PHASES)),
+    MetricSpec("trainvitals_run_muted", "gauge", ("run",), "1 while somebody muted everything of the run, 0 else."),
     MetricSpec("trainvitals_run_step", "gauge", ("run",), "Last judged optimizer step, as the trainer counts."),
     MetricSpec("trainvitals_run_loss", "gauge", ("run",), "Loss as last logged by the trainer; absent while it is not finite."),
     MetricSpec("trainvitals_run_loss_finite", "gauge", ("run",), "1 if the loss last logged is a finite number, 0 if not."),
@@ -36,6 +37,8 @@ RUN_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_run_attempts", "gauge", ("run",), "Attempts of the run so far."),
     MetricSpec("trainvitals_run_frames", "counter", ("run",), "Frames of the run that were stored since the monitor started."),
     MetricSpec("trainvitals_run_frame_bytes", "counter", ("run",), "Bytes of these frames."),
+    MetricSpec("trainvitals_run_frames_spooled", "counter", ("run",), "Frames of the run that had waited on a trainer's disk, since the monitor started."),
+    MetricSpec("trainvitals_run_waiting_frames", "gauge", ("run",), "Frames that wait on trainers' disks, as told with the last one that came from there."),
     MetricSpec("trainvitals_run_dropped", "counter", ("run", "what"), "What agents dropped, or sent too late to be judged.", len(DROPPED)),
     MetricSpec("trainvitals_run_series", "gauge", ("run",), "Series of the run at this scrape."),
     MetricSpec("trainvitals_run_series_left_out", "gauge", ("run",), "Series of the run that a cap left out at this scrape."),
@@ -50,6 +53,7 @@ def run_samples(copied: Copied) -> Iterator[Sample]:
     yield "trainvitals_run", (*own, copied.page), 1
     for phase in PHASES:
         yield "trainvitals_run_phase", (*own, phase), phase == said["phase"]
+    yield "trainvitals_run_muted", own, copied.silenced
     loss = said["loss"]
     if loss is not None:
         is_finite = abs(loss) < float("inf")
@@ -76,5 +80,7 @@ def run_samples(copied: Copied) -> Iterator[Sample]:
     yield "trainvitals_run_attempts", own, said["attempts"]
     yield "trainvitals_run_frames", own, copied.frames
     yield "trainvitals_run_frame_bytes", own, copied.frame_bytes
+    yield "trainvitals_run_frames_spooled", own, copied.frames_spooled
+    yield "trainvitals_run_waiting_frames", own, copied.frames_waiting
     for what in DROPPED:
         yield "trainvitals_run_dropped", (*own, what), said["dropped"].get(what, 0)

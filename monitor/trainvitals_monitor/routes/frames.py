@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
+from trainvitals.link import BEHIND
 from trainvitals_monitor.models import Accepted
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import Refusal
@@ -44,8 +45,14 @@ async def post_frame(request: Request) -> Response:
     """
     monitor: Monitor = request.app.state.monitor
     blob = await _read_body(request, monitor.config.limits.body_bytes)
-    reply = await asyncio.wrap_future(monitor.submit(blob))
+    reply = await asyncio.wrap_future(monitor.submit(blob, _num_behind(request)))
     return Response(reply, media_type="application/json")
+
+
+def _num_behind(request: Request) -> int | None:
+    """How many frames wait behind this one on a trainer's disk; None if it does not come from there."""
+    told = request.headers.get(BEHIND, "")
+    return int(told) if told.isascii() and told.isdecimal() and len(told) < 10 else None
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

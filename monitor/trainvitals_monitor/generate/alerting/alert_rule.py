@@ -20,7 +20,7 @@ Series = Mapping[str, str]
 @dataclass(frozen=True, kw_only=True)
 class AlertRule:
     """
-    One alert. `severity` and `detector`: labels that the rule adds; "" where the expression has them.
+    One alert. `description`: what is wrong, `action`: what to do, for who is woken. `severity` and `detector`: labels that the rule adds; "" where the expression has them.
 
     `firing`: series with which the expression is true from minute `onset` on, `quiet`: sets of series with which it
     never is, `labels`: what the alert has besides those that the rule adds, `expanded`: its annotations as these series
@@ -34,7 +34,7 @@ class AlertRule:
     detector: str = ""
     summary: str
     description: str
-    advice: str
+    action: str
     runbook: str
     links: Mapping[str, str] = field(default_factory=dict)
     firing: Series
@@ -66,6 +66,7 @@ class AlertRule:
         return {
             "summary": self.summary,
             "description": self.description,
+            "action": self.action,
             "runbook_url": self.runbook,
             **self.links,
         }

@@ -50,8 +50,10 @@ _ROUTE: dict[str, Any] = {
 }
 _TITLE = "{{ .CommonLabels.alertname }} {{ .CommonLabels.run }}"
 _TEXT = (
-    "{{ range .Alerts }}{{ .Annotations.summary }}\n{{ .Annotations.description }}\n"
-    "{{ .Annotations.finding_url }} {{ .Annotations.runbook_url }}\n{{ end }}"
+    "{{ range .Alerts }}*{{ .Annotations.summary }}*\n{{ .Annotations.description }}\n"
+    "{{ with .Annotations.tensors }}Tensors: {{ . }}\n{{ end }}What to do: {{ .Annotations.action }}\n"
+    "{{ with .Annotations.last_clean_save }}Last clean save: {{ . }}\n{{ end }}"
+    "{{ .Annotations.finding_url }}{{ .Annotations.run_url }} {{ .Annotations.runbook_url }}\n{{ end }}"
 )
 
 

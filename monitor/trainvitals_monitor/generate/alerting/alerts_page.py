@@ -4,7 +4,8 @@ docs/alerts.md: what each alert means, and what to do.
 
 from __future__ import annotations
 
-from trainvitals_monitor.generate.alerting.by_hand import MONITOR_ALERTS, RUN_ALERTS
+from trainvitals_monitor.generate.alerting.about_monitor import MONITOR_ALERTS
+from trainvitals_monitor.generate.alerting.about_runs import RUN_ALERTS
 from trainvitals_monitor.generate.alerting.from_detectors import detector_alerts
 from trainvitals_monitor.generate.alerting.recording import RECORDINGS, THRESHOLDS
 from trainvitals_monitor.generate.markdown import GENERATED, table
@@ -16,7 +17,9 @@ _INTRODUCTION = """
 **critical** pages, **warning** goes to a queue, **info** to nobody. Alerts are grouped by name and run. While a run has a
 critical alert its warnings are held back, while the monitor is down all that depends on it is. A finding that gains
 tensors does not page again; one that another open finding explains is not alerted, nor is one that is acknowledged or
-muted. Annotations: `summary`, `description`, `runbook_url`, `finding_url` (through `--public-url`) and `tensors`.
+muted. Nothing is alerted of a run that is muted as a whole. Every alert has the annotations `summary`, `description`,
+`action` (what to do) and `runbook_url`; one about a run also `run_url`, or `finding_url`, `tensors` and
+`last_clean_save` where it is about a finding. Links to pages begin with `--public-url`.
 
 `promtool test rules tests.yml` (in `dashboards/prometheus/`) shows of every alert that it fires, not before its `for`,
 and not when all is well. Thresholds of the alerts on runs and the monitor are in `rules/thresholds.yml`, for you to
@@ -33,7 +36,7 @@ def alerts_page() -> str:
         found.append((f"`{one.name}`", one.hold, f"[{name}](detectors.md#{name})"))
     sections = "\n".join(
         f"### {one.name}\n\n*{one.severity}, for {one.hold}.* {one.summary.partition(' (run')[0]}. "
-        f"{one.description}\n\n**What to do.** {one.advice}\n\n```\n{one.expr}\n```\n"
+        f"{one.expanded.get('description', one.description)}\n\n**What to do.** {one.action}\n\n```\n{one.expr}\n```\n"
         for one in (*RUN_ALERTS, *MONITOR_ALERTS)
     )
     return (

@@ -15,10 +15,12 @@ from trainvitals_monitor.generate.alerting.alert_rule import (
     scraped,
     words,
 )
+from trainvitals_monitor.generate.detectors import sections_of
 
 _SELECTED = 'run=%q,detector=%q,severity=%q}" $labels.run $labels.detector $labels.severity'
 _INFO = f'printf "trainvitals_finding_info{{{_SELECTED}'
 _OFFENDERS = f'printf "topk(3, trainvitals_offender_active{{{_SELECTED}'.replace('=%q}"', '=%q})"')
+_CLEAN = 'printf "trainvitals_checkpoint_last_clean_step{run=%q}" $labels.run'
 _PAGE = "https://vitals.example/runs/moe-1#finding-1"
 
 
@@ -35,6 +37,7 @@ def _alert(detector: type[Detector]) -> AlertRule:
     named = {
         scraped("trainvitals_finding_info", **kind, finding="finding-1", group="layers.*.w", page=_PAGE): "1x60",
         scraped("trainvitals_offender_active", **kind, tensor="layers.0.w"): "1x60",
+        scraped("trainvitals_checkpoint_last_clean_step", run=RUN): "1200x60",
     }  # fmt: skip
     mild = {**kind, "severity": "info"}
     return AlertRule(
@@ -44,11 +47,13 @@ def _alert(detector: type[Detector]) -> AlertRule:
         summary=f"{detector.alert.summary} (run {{{{ $labels.run }}}})",
         description=f"{detector.summary} {{{{ range {_INFO} | query }}}}{{{{ .Labels.group }}}}: "
         f"{{{{ .Labels.page }}}} {{{{ end }}}}",
-        advice="",
+        action=" ".join(sections_of(detector)["Fix"].split()),
         runbook=f"{DOCS}detectors.md#{detector.name}",
         links={
             "finding_url": f'{{{{ with {_INFO} | query }}}}{{{{ . | first | label "page" }}}}{{{{ end }}}}',
             "tensors": f"{{{{ range {_OFFENDERS} | query }}}}{{{{ .Labels.tensor }}}} {{{{ end }}}}",
+            "last_clean_save": f'{{{{ with {_CLEAN} | query }}}}step {{{{ . | first | value | printf "%.0f" }}}}'
+            "{{ else }}none known{{ end }}",
         },
         firing={scraped(active, **kind): "0x9 1x50", **named},
         quiet=({scraped(active, **kind): "0x60", **named}, {scraped(active, **mild): "1x60"}),
@@ -58,5 +63,6 @@ def _alert(detector: type[Detector]) -> AlertRule:
             "description": f"{detector.summary} layers.*.w: {_PAGE} ",
             "finding_url": _PAGE,
             "tensors": "layers.0.w ",
+            "last_clean_save": "step 1200",
         },
     )

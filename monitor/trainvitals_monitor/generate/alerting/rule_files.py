@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from trainvitals_monitor.generate.alerting.about_monitor import MONITOR_ALERTS
+from trainvitals_monitor.generate.alerting.about_runs import RUN_ALERTS
 from trainvitals_monitor.generate.alerting.alert_rule import JOB, AlertRule
-from trainvitals_monitor.generate.alerting.by_hand import MONITOR_ALERTS, RUN_ALERTS
 from trainvitals_monitor.generate.alerting.from_detectors import detector_alerts
 from trainvitals_monitor.generate.alerting.recording import RECORDINGS, THRESHOLDS
 from trainvitals_monitor.generate.alerting.yaml import document

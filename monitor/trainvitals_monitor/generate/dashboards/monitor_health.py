@@ -188,6 +188,19 @@ DETECTION = Row(
             ),
         ),
         Panel(
+            title="Notifications",
+            description="Deliveries of `serve --notify` in each interval, by what became of them; one that failed is tried again.",
+            unit="short",
+            minimum=0,
+            queries=(
+                Query(
+                    f"sum by (outcome) ({added('trainvitals_monitor_notifications_total')})",
+                    "{{outcome}}",
+                ),
+                _one("trainvitals_monitor_notifications_waiting", "waiting"),
+            ),
+        ),
+        Panel(
             title="Size of the store",
             description="Size of the store on disk, over time.",
             unit="bytes",

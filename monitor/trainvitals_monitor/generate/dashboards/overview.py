@@ -195,6 +195,13 @@ OVERVIEW = Board(
                     ),
                 ),
                 Panel(
+                    title="Waiting on trainers' disks",
+                    description="Frames that wait on trainers' disks, as last told: what is wrong now is found when they have come.",
+                    unit="short",
+                    minimum=0,
+                    queries=(_of_runs("trainvitals_run_waiting_frames", "{{run}}"),),
+                ),
+                Panel(
                     title="Series",
                     description="Series that each run has in Prometheus.",
                     unit="short",

@@ -175,11 +175,13 @@ RANKS = Row(
         ),
         Panel(
             title="Sent and dropped",
-            description="Frames of the run stored, and what was dropped or came too late, in each interval.",
+            description="Frames of the run stored, those of them that had waited on a trainer's disk, and what was dropped or came too late, in each interval.",
             unit="short",
             minimum=0,
             queries=(
                 Query(f"sum({added('trainvitals_run_frames_total')})", "stored"),
+                Query(f"sum({added('trainvitals_run_frames_spooled_total')})", "waited on disk"),
+                one("trainvitals_run_waiting_frames", "wait on disk now"),
                 Query(
                     f"sum by (what) ({added('trainvitals_run_dropped_total')})", "dropped: {{what}}"
                 ),
