@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainvitals_monitor.child import ChildMonitor
+from trainvitals_monitor.interruption import Terminated
 
 _JUDGED_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 20.0
@@ -25,9 +26,12 @@ _END_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What a check saw: the script's exit status, its runs as the API has them, and every finding ever opened."""
+    """
+    What a check saw: the script's exit status (None: Ctrl-C ended it), its runs as the API has them, and every finding
+    ever opened.
+    """
 
-    script_status: int
+    script_status: int | None
     runs: list[dict[str, Any]]
     findings: list[dict[str, Any]]
 
@@ -51,7 +55,8 @@ def check_script(
     Run `script` (its path or module name, and its arguments) to its end, or for `steps` optimizer steps.
 
     The script's stdout goes to ours, or to stderr when ours is wanted for something else (`keep_stdout=False`).
-    Raises MonitorError if the private monitor can't start.
+    Ctrl-C ends the script, and what was found until then is returned. Raises MonitorError if the private monitor can't
+    start.
     """
     with (
         tempfile.TemporaryDirectory(prefix="trainvitals-check-") as folder,
@@ -74,7 +79,7 @@ def _run(
     is_module: bool,
     keep_stdout: bool,
     contract: str | None,
-) -> int:
+) -> int | None:
     options = ["--monitor", monitor.client.url, "--budget", "none"]
     if steps is not None:
         options += ["--steps", str(steps)]
@@ -94,10 +99,14 @@ def _run(
     )
     try:
         return process.wait()
+    except Terminated:
+        process.terminate()
+        _end(process)
+        raise
     except KeyboardInterrupt:
         # Ctrl-C in a terminal has reached the script too; it may save its state.
         _end(process)
-        raise
+        return None
 
 
 def _environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """
 `trainvitals`: the command line. One file a command in commands/; `trainvitals run` is the agent's (launch.py).
 
-Exit status: 0 all is well, 1 something was found (or did not work), 2 asked wrongly, 130 ended by Ctrl-C.
+Exit status: 0 all is well, 1 something was found (or did not work), 2 asked wrongly, 130 ended by Ctrl-C,
+143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import click
 
 from trainvitals_monitor.client import MonitorError
 from trainvitals_monitor.commands import COMMANDS
-
-INTERRUPTED = 130
+from trainvitals_monitor.interruption import exit_status, sigterm_interrupts
 
 
 @click.group(
@@ -46,11 +46,12 @@ for _command in COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; whatever a person did wrong is one line, never a traceback."""
     try:
-        result = cli.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="trainvitals",
-            standalone_mode=False,
-        )
+        with sigterm_interrupts():
+            result = cli.main(
+                args=None if arguments is None else list(arguments),
+                prog_name="trainvitals",
+                standalone_mode=False,
+            )
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MonitorError as error:
         click.echo(f"trainvitals: {error}", err=True)
         return 1
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as ended:
         click.echo("interrupted", err=True)
-        return INTERRUPTED
+        return exit_status(ended)
     return result if isinstance(result, int) else 0
 
 

@@ -228,18 +228,34 @@ def test_serve_ends_cleanly_on_interrupt(tmp_path: Path) -> None:
     assert errors == ""
 
 
-def test_interrupt_of_other_commands(tmp_path: Path) -> None:
-    """Ctrl-C while a script is checked ends script and monitor: status 130, none of our tracebacks."""
+def test_interrupt_of_a_check(tmp_path: Path) -> None:
+    """Ctrl-C while a script is checked ends script and monitor, and what was seen is reported: status 130."""
     script = tmp_path / "train.py"
-    script.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    script.write_text(ENDLESS)
     with start("check", str(script), start_new_session=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.rstrip().endswith("interrupted")
+    assert "no findings" in output
+    assert re.search(r"interrupted after [1-9]\d* steps$", errors.rstrip())
     assert "trainvitals_monitor" not in errors
+
+
+def test_sigterm_of_a_check(tmp_path: Path) -> None:
+    """SIGTERM, as for a CI job that is cancelled, ends the script too: nothing goes on for nobody."""
+    script = tmp_path / "train.py"
+    script.write_text(ENDLESS.replace("begun", "{os.getpid()}"))
+    with start("check", str(script), start_new_session=True) as process:
+        assert process.stdout is not None
+        trainer = int(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.rstrip().endswith("interrupted")
+    with pytest.raises(ProcessLookupError):
+        os.kill(trainer, 0)
 
 
 def test_output_into_a_closed_pipe(folder: Path) -> None:
@@ -250,6 +266,20 @@ def test_output_into_a_closed_pipe(folder: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 1
+
+
+ENDLESS = """
+import os, time, torch
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(10**6):
+    optimizer.zero_grad()
+    model(torch.randn(4, 2)).square().mean().backward()
+    optimizer.step()
+    if step == 20:
+        print(f"begun", flush=True)
+    time.sleep(0.005)
+"""
 
 
 def start(*arguments: str, start_new_session: bool = False) -> subprocess.Popen[str]:

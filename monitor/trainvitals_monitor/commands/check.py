@@ -20,6 +20,7 @@ from trainvitals_monitor.commands.options import (
     thresholds_option,
     tuning,
 )
+from trainvitals_monitor.interruption import INTERRUPTED
 from trainvitals_monitor.tables import (
     console,
     exit_status,
@@ -70,7 +71,8 @@ def check(
     Run the training SCRIPT, unchanged, and report what is silently wrong with its state.
 
     The agent looks at everything at every step; a private monitor judges. Exit status 0: nothing was found; 1: a
-    warning or worse was ever opened, or the script failed; 2: nothing could be checked (no script, no optimizer step).
+    warning or worse was ever opened, or the script failed; 2: nothing could be checked (no script, no optimizer step);
+    130: you pressed Ctrl-C, and what was found until then is reported.
 
     \b
     Examples:
@@ -116,6 +118,9 @@ def _check_reference(folder: Path) -> None:
 
 def _status(checked: Checked, script: str) -> int:
     """The exit status; what could not be checked is said on stderr."""
+    if checked.script_status is None:
+        click.echo(f"interrupted after {checked.num_steps} steps", err=True)
+        return INTERRUPTED
     failed = checked.script_status != 0
     if failed:
         click.echo(f"{script} {_ending(checked.script_status)}", err=True)
