@@ -46,7 +46,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 Phase = Literal["starting", "training", "evaluating", "saving", "idle", "closed"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
     """
     One row of a rank's tensor table. Sent once, and again when something in it changed: the last one counts.

@@ -55,13 +55,14 @@ class BatchRepeated(Detector):
     resolve_after = 16
 
     def look(self, view: View) -> Iterable[Claim]:
-        steps, repeats, seen = view.by_rank("repeats", _WINDOW)
+        steps, repeats, seen = view.by_rank("repeats", 1)
         if not len(steps) or steps[-1] != view.step:
             return
         ranks = np.flatnonzero(seen[-1] & (repeats[-1] >= self.value("repeats")))
         if not len(ranks):
             return
         rank = int(ranks[0])
+        steps, repeats, seen = view.by_rank("repeats", _WINDOW)
         begun = np.flatnonzero(seen[:, rank] & (repeats[:, rank] == 1))
         _, drawn, _ = view.by_rank("drawn", 1)
         _, batches, _ = view.by_rank("batches", 1)

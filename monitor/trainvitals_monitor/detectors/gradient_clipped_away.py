@@ -15,7 +15,7 @@ from trainvitals_monitor.detectors.detector import (
     FloatArray,
     Threshold,
 )
-from trainvitals_monitor.detectors.gradient_norms import gradient_norms
+from trainvitals_monitor.detectors.gradient_norms import gradient_norms, norm_now
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -78,6 +78,8 @@ class GradientClippedAway(Detector):
     )
 
     def look(self, view: View) -> Iterable[Claim]:
+        if not norm_now(view) < self.value("norm"):
+            return
         looked = gradient_norms(view, int(self.value("looks")), _WINDOW)
         if looked is None or len(looked.tensors) < 2:
             return

@@ -23,7 +23,7 @@ class GradientNorms(NamedTuple):
 
 def gradient_norms(view: View, looks: int, window: int) -> GradientNorms | None:
     """The last `looks` steps with all of them, this one included; None if there are fewer within the window."""
-    tensors = view.cached("gradient norms", lambda: _held(view))
+    tensors = _held(view)
     if not len(tensors) or not view.seen("grad_norm")[tensors].all():
         return None
     values, seen = view.window("grad_norm", window)
@@ -35,6 +35,18 @@ def gradient_norms(view: View, looks: int, window: int) -> GradientNorms | None:
     return GradientNorms(tensors, view.window_steps(window)[rows], norms, total)
 
 
+def norm_now(view: View) -> float:
+    """The norm of those looked at in this step, together; a tenth of the cost of all looks, to ask first."""
+    tensors = _held(view)
+    norms = view.now("grad_norm")[tensors[view.seen("grad_norm")[tensors]]]
+    with np.errstate(over="ignore"):
+        return float(np.sqrt((norms**2).sum()))
+
+
 def _held(view: View) -> IntArray:
+    return view.cached("gradient norms", lambda: _which(view))
+
+
+def _which(view: View) -> IntArray:
     mask = view.held & view.tensors.is_param & view.tensors.trainable & (view.tied_to < 0)
     return np.flatnonzero(mask)

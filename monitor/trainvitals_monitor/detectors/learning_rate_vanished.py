@@ -83,8 +83,10 @@ class LearningRateVanished(Detector):
             return
         for group in np.flatnonzero(rates.lr > 0).tolist():
             since = self._since(view, rates, group)
+            if since is None:
+                continue
             held = np.array(sorted({i for i in seen.group_tensors[group] if i >= 0}), np.int64)
-            if since is not None and len(held):
+            if len(held):
                 yield _claim(held, rates, group, since, view.step - since + 1)
 
     def _since(self, view: View, rates: Rates, group: int) -> int | None:

@@ -153,6 +153,7 @@ class AttemptHistory:
         promised = rank.complete_through
         rank.said(header)
         self._declare(header)
+        rank.make_room(header.tensors)
         for info in header.tensors:
             known = rank.infos.get(info.index)
             if known is None:
@@ -170,7 +171,8 @@ class AttemptHistory:
 
     def _place(self, rank: Rank, info: TensorInfo) -> None:
         self._copies = None
-        if rank.place(info, self.tensors.put(info, rank.rank)):
+        index = self.tensors.put(info, rank.rank)
+        if rank.place(self.tensors.shared(index, info), index):
             self._parts = None
 
     def _declare(self, header: Header) -> None:

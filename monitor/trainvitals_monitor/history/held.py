@@ -59,7 +59,8 @@ class _Report:
             for name in _COLUMNS:
                 setattr(self, name, np.pad(getattr(self, name), new, constant_values=np.nan))
         # What was told before held up to the step before this one.
-        self.decayed[groups] = np.nan_to_num(self.decayed_at(step - 1)[groups])
+        decayed = self.decayed_at(step - 1)[groups]
+        self.decayed[groups] = np.where(np.isnan(decayed), 0.0, decayed)
         self.decayed_through[groups] = step - 1
         self.weight_decay[groups] = decay
         self.schedules.tell(groups.tolist(), lr.tolist(), step)
@@ -116,18 +117,23 @@ class Held:
         self._lr: FloatArray | None = None
         self._mask: BoolArray | None = None
         self._merged: OptimizersSeen | None = None
+        self._deciding: list[_Report] | None = None
 
     def saw(self, rank: int, optimizers: OptimizersSeen) -> None:
         """A rank's optimizers, in place of what it said before."""
         self._reports.setdefault(rank, _Report()).optimizers(optimizers)
-        self._lr = self._mask = self._merged = None
+        self._lr = self._mask = self._merged = self._deciding = None
 
     def rates(
         self, rank: int, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int
     ) -> None:
         """Learning rates and weight decays of a rank's parameter groups, from this step on."""
-        self._reports.setdefault(rank, _Report()).rates(groups, lr, decay, step)
+        report = self._reports.setdefault(rank, _Report())
+        known = len(report.lr)
+        report.rates(groups, lr, decay, step)
         self._lr = None
+        if len(report.lr) > known:
+            self._deciding = None
 
     def lr(self, num_tensors: int) -> FloatArray:
         """Learning rate by tensor, NaN where unknown."""
@@ -196,7 +202,7 @@ class Held:
         """Which tensors any optimizer holds."""
         if self._mask is None or len(self._mask) != num_tensors:
             self._mask = np.zeros(num_tensors, np.bool_)
-            for report in self._from_behind():
+            for report in self._reports.values():
                 self._mask[report.tensors] = True
             self._mask.setflags(write=False)
         return self._mask
@@ -208,7 +214,17 @@ class Held:
         return self._merged
 
     def _from_behind(self) -> list[_Report]:
-        return [report for _, report in sorted(self._reports.items(), reverse=True)]
+        """Reports that decide about any tensor, the lowest rank last. Of a thousand ranks that hold the same, one."""
+        if self._deciding is None:
+            decided: set[int] = set()
+            found = []
+            for _, report in sorted(self._reports.items()):
+                mine = set(report.tensors[report.groups < len(report.lr)].tolist())
+                if not mine <= decided:
+                    decided |= mine
+                    found.append(report)
+            self._deciding = found[::-1]
+        return self._deciding
 
 
 def _merged(reports: Sequence[OptimizersSeen | None]) -> OptimizersSeen | None:

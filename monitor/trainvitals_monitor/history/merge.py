@@ -102,13 +102,12 @@ def merge(
     there = [c for c in columns if any(c.name in given for _, _, given in pieces)]
     made = {column.name: _start(column, len(needed)) for column in there}
     arrived = np.zeros(len(needed), np.int64)
-    taken = np.zeros(num_parts, np.bool_)
+    taken = np.zeros(num_parts + 1, np.bool_)  # one more for those of no part, -1
     for subject, part, given in pieces:
-        rows = np.flatnonzero(part >= 0)
-        rows = rows[~taken[part[rows]]]
-        # np.unique keeps the first of equals; seen from behind that is the last row.
-        _, from_behind = np.unique(part[rows][::-1], return_index=True)
-        rows = rows[::-1][from_behind]
+        rows = np.flatnonzero((part >= 0) & ~taken[part])
+        if not len(rows):  # most ranks, where all hold the same
+            continue
+        rows = _last_of_each(part, rows)
         taken[part[rows]] = True
         arrived += np.bincount(subject[rows], minlength=len(needed))
         for column in there:
@@ -116,6 +115,16 @@ def merge(
                 _add(column.merge, made[column.name], subject[rows], given[column.name][rows])
     whole = np.flatnonzero((arrived == needed) & (arrived > 0))
     return whole, {c.name: _end(c.merge, made[c.name][whole]) for c in there}
+
+
+def _last_of_each(part: IntArray, rows: IntArray) -> IntArray:
+    """Of rows about the same part the last one."""
+    if bool((np.diff(part[rows]) > 0).all()):
+        return rows
+    # np.unique keeps the first of equals, so look from behind.
+    _, from_behind = np.unique(part[rows][::-1], return_index=True)
+    last: IntArray = rows[::-1][from_behind]
+    return last
 
 
 def _start(column: Column, length: int) -> npt.NDArray[Any]:

@@ -34,13 +34,15 @@ class Moved:
     ) -> None:
         """The columns `changed` and `since` [n] of a step; the same step may come again, with more."""
         more = len(changed) - len(self.first)
-        self.first = np.pad(self.first, (0, more), constant_values=-1)
-        self.steps = np.pad(self.steps, (0, more))
-        self._last = np.pad(self._last, (0, more), constant_values=-1)
+        if more:
+            self.first = np.pad(self.first, (0, more), constant_values=-1)
+            self.steps = np.pad(self.steps, (0, more))
+            self._last = np.pad(self._last, (0, more), constant_values=-1)
         if self.since < 0:
             self.since, self.num_at_start = step, len(changed)
         fresh = seen & (self._last != step)
-        self.steps[fresh] += np.nan_to_num(since[fresh], nan=1.0).astype(np.int64)
+        covered = since[fresh]
+        self.steps[fresh] += np.where(np.isnan(covered), 1.0, covered).astype(np.int64)
         self._last[seen] = step
         with np.errstate(invalid="ignore"):
             self.first[(self.first < 0) & (changed > 0)] = step

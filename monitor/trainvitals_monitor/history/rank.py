@@ -4,7 +4,7 @@ One rank's side of an attempt: its own tensor table, and its frames in the order
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,11 +112,14 @@ class Rank:
         if header.step_offset is not None:
             self.step_offset = header.step_offset
 
+    def make_room(self, infos: Sequence[TensorInfo]) -> None:
+        """Room for these tensors of the rank, before each is placed."""
+        more = max((info.index + 1 for info in infos), default=0) - len(self.to_attempt)
+        if more > 0:
+            self.to_attempt = np.pad(self.to_attempt, (0, more), constant_values=-1)
+
     def place(self, info: TensorInfo, index: int) -> bool:
         """The rank's tensor `info.index` is the attempt's tensor `index`; whether that changes what part it holds."""
-        if info.index >= len(self.to_attempt):
-            more = info.index + 1 - len(self.to_attempt)
-            self.to_attempt = np.pad(self.to_attempt, (0, more), constant_values=-1)
         self._order = None
         old = self.infos.get(info.index)
         self.infos[info.index] = info
@@ -137,15 +140,22 @@ class Rank:
 
     def is_in_order(self, tensors: npt.NDArray[Any]) -> bool:
         """Whether these are all the rank's tensors in order, and the attempt counts them in the same way."""
+        return self._are_all(tensors) and self._same
+
+    def _are_all(self, tensors: npt.NDArray[Any]) -> bool:
         if len(tensors) != len(self.to_attempt):
             return False
         if self._order is None or len(self._order) != len(tensors):
             self._order = np.arange(len(tensors), dtype=np.int64)
             self._same = bool(np.array_equal(self._order, self.to_attempt))
-        return self._same and bool(np.array_equal(self._order, tensors))
+        return bool(np.array_equal(self._order, tensors))
 
     def translate(self, tensors: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-        """The attempt's indices of these tensors of the rank, and which of them it has (others are -1)."""
+        """
+        The attempt's indices of these tensors of the rank, not to be changed, and which of them it has (others are -1).
+        """
+        if self._are_all(tensors):
+            return self.to_attempt, self.to_attempt >= 0
         inside = (tensors >= 0) & (tensors < len(self.to_attempt))
         found = np.full(len(tensors), -1, np.int64)
         found[inside] = self.to_attempt[tensors[inside]]
