@@ -12,15 +12,16 @@ from trainvitals_monitor.pieces import Piece
 from trainvitals_monitor.placing import Places
 from trainvitals_monitor.received import Received
 from trainvitals_monitor.retention import is_lasting
-from trainvitals_monitor.store import StoredFrame, Writing
+from trainvitals_monitor.thinning import AttemptThinning
+from trainvitals_monitor.writing import StoredFrame, Writing
 
 
 @dataclass
 class AttemptAtRest:
     """
     `id`: the store's number, None before it is written. `mark`: judged through this step, as the store says. `frames`:
-    those to be written. `forgotten`: no frame of it is needed any more. The monitor's worker is the only one that
-    changes it.
+    those to be written. `forgotten_through`: frames up to this step have been let go of. The monitor's worker is the only
+    one that changes it.
     """
 
     key: str
@@ -31,7 +32,8 @@ class AttemptAtRest:
     ranks: dict[int, Received] = field(default_factory=dict)
     frames: list[Arrival] = field(default_factory=list)
     places: Places = field(default_factory=Places)
-    forgotten: bool = False
+    forgotten_through: int = -1
+    _thinning: AttemptThinning | None = None
 
     def save(self, writing: Writing, run_id: int) -> None:
         """Write the frames that wait, within the caller's transaction."""
@@ -51,6 +53,14 @@ class AttemptAtRest:
             writing.put_chunk(self.id, "tensor", chunk)
         for tile, chunk in self.places.scalar_chunks(piece):
             writing.put_chunk(self.id, "scalar", chunk, tile)
+
+    def thin(self, writing: Writing, through: int, keep_steps: int | None) -> None:
+        """Go on with the thinner tiers of its series, now that steps below `through` rest in chunks."""
+        if self.id is None:
+            return
+        if self._thinning is None:
+            self._thinning = AttemptThinning(self.id, keep_steps)
+        self._thinning.go_on(writing, through, self.places.num_tiles)
 
     def _stored(self, attempt_id: int, arrival: Arrival) -> StoredFrame:
         header = arrival.header

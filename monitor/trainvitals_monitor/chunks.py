@@ -44,10 +44,14 @@ class Chunk:
 
 
 def pack(
-    steps: npt.NDArray[np.int64], statistics: Mapping[str, tuple[Floats, Bools]]
+    steps: npt.NDArray[np.int64],
+    statistics: Mapping[str, tuple[Floats, Bools]],
+    first_step: int | None = None,
 ) -> Chunk | None:
     """
     Statistics of n tensors over k steps, each as values and seen of shape [k, n]; None if nothing was seen.
+
+    `first_step`: where the chunk begins, if before its first step.
 
     Cost: about 7 ms for 2,000 tensors, 128 steps and 8 statistics.
     """
@@ -66,7 +70,8 @@ def pack(
         share = max(share, np.count_nonzero(seen) / seen.size)
     if looked is None:
         return None
-    gaps = bool(np.any(np.diff(steps) != 1))
+    first = int(steps[0]) if first_step is None else first_step
+    gaps = bool(steps[0] != first or np.any(np.diff(steps) != 1))
     prefix = steps.astype("<i8").tobytes() if gaps else b""
     deflate = share < _DEFLATE_BELOW
     layout = " ".join((f"{'z' if deflate else ''}{len(steps)}{'~' if gaps else ''}", *fields))
@@ -77,11 +82,40 @@ def pack(
         records = rows[start : start + TILE].tobytes()
         whole = prefix + (zlib.compress(records, 1) if deflate else records)
         blobs.append(whole if any_looked else None)
-    return Chunk(int(steps[0]), int(steps[-1]), layout, blobs)
+    return Chunk(first, int(steps[-1]), layout, blobs)
 
 
 def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: str) -> Series:
     """One statistic of one of the blob's records; empty if there is none of it."""
+    steps, records, encodings = _opened(first_step, layout, blob)
+    count = len(steps)
+    at = record * sum(_width(encoding, count) for _, encoding in encodings)
+    for name, encoding in encodings:
+        if name == statistic:
+            return _decode(steps, encoding, memoryview(records)[at:])
+        at += _width(encoding, count)
+    return np.empty(0, np.int64), np.empty(0)
+
+
+def unpack_tile(
+    first_step: int, layout: str, blob: bytes
+) -> tuple[npt.NDArray[np.int64], dict[str, tuple[Floats, Bools]]]:
+    """The blob's steps [k], and all its statistics as `pack` was given them: values and seen, [k, n], n up to TILE."""
+    steps, records, encodings = _opened(first_step, layout, blob)
+    count = len(steps)
+    widths = [_width(encoding, count) for _, encoding in encodings]
+    rows = np.frombuffer(records, np.uint8).reshape(-1, sum(widths))
+    bounds = np.cumsum([0, *widths])
+    return steps, {
+        name: _decode_all(rows[:, start : start + width], encoding, count)
+        for (name, encoding), width, start in zip(encodings, widths, bounds.tolist(), strict=False)
+    }
+
+
+def _opened(
+    first_step: int, layout: str, blob: bytes
+) -> tuple[npt.NDArray[np.int64], bytes, list[tuple[str, str]]]:
+    """The steps, the records, and each statistic's encoding in their order."""
     head, *fields = layout.split(" ")
     count = int(head.strip("z~"))
     steps = first_step + np.arange(count, dtype=np.int64)
@@ -89,13 +123,8 @@ def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: st
         steps, blob = np.frombuffer(blob, "<i8", count), blob[8 * count :]
     if head.startswith("z"):
         blob = zlib.decompress(blob)
-    encodings = [field.rpartition(":")[::2] for field in fields]
-    at = record * sum(_width(encoding, count) for _, encoding in encodings)
-    for name, encoding in encodings:
-        if name == statistic:
-            return _decode(steps, encoding, memoryview(blob)[at:])
-        at += _width(encoding, count)
-    return np.empty(0, np.int64), np.empty(0)
+    named = [field.rpartition(":") for field in fields]
+    return steps, blob, [(name, encoding) for name, _, encoding in named]
 
 
 def _encode(values: Floats, seen: Bools) -> tuple[str, Bytes]:
@@ -156,3 +185,15 @@ def _decode(steps: npt.NDArray[np.int64], encoding: str, blob: memoryview) -> Se
     else:
         values = np.frombuffer(blob, f"<{kind}", count, at).astype(np.float64)
     return steps[seen], values[seen]
+
+
+def _decode_all(rows: Bytes, encoding: str, count: int) -> tuple[Floats, Bools]:
+    at = 0
+    seen = np.ones((count, len(rows)), np.bool_)
+    if encoding.endswith("+"):
+        at = (count + 7) // 8
+        seen = np.unpackbits(rows[:, :at], axis=1, count=count).T.astype(np.bool_)
+    kind = encoding.rstrip("+")
+    columns = np.ascontiguousarray(rows[:, at:]).view("<f8" if kind == "c" else f"<{kind}")
+    shape = (count, len(rows))
+    return np.broadcast_to(columns.T, shape).astype(np.float64), seen

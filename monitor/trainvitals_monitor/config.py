@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainvitals.frame import MAX_FRAME_BYTES
+from trainvitals_monitor.tiers import LEAST_KEPT_STEPS
 
 if TYPE_CHECKING:
     from trainvitals_monitor.overrides import Tuning
@@ -51,7 +52,8 @@ class Config:
     means open, which is refused on an address that others can reach unless `insecure`. `public_url`: how people reach
     the pages, for links; the address that is listened on if empty. `idle_exit_s`: end after so long without requests.
     `tuning`: thresholds that differ, for all runs. `notify`: where findings are told (notify.py), with `notify_over` also
-    when they are over. `reference`: frames of a good run, for runs that name no other.
+    when they are over. `reference`: frames of a good run, for runs that name no other. `keep_steps`: steps of an attempt
+    whose values are kept one by one; 16 times as many have one entry in 16, all others one in 256. None: all.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +69,7 @@ class Config:
     notify: tuple[str, ...] = field(default=(), repr=False)
     notify_over: bool = False
     reference: Path | None = None
+    keep_steps: int | None = 65_536
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -87,6 +90,10 @@ class Config:
             raise ValueError(f"public URL {self.public_url!r}: must start with http:// or https://")
         if self.idle_exit_s is not None and not self.idle_exit_s > 0:
             raise ValueError(f"idle exit after {self.idle_exit_s} s: must be above 0")
+        if self.keep_steps is not None and self.keep_steps < LEAST_KEPT_STEPS:
+            raise ValueError(
+                f"keep {self.keep_steps} steps: give at least {LEAST_KEPT_STEPS}, or 0 for all"
+            )
         for name in ("ingest_token", "read_token", "operator_token"):
             token = getattr(self, name)
             if token is not None and (

@@ -25,7 +25,7 @@ from trainvitals_monitor.refusal import Refusal
 MAX_ELEMENTS = 1 << 62
 MAX_RUN_NAME = 200
 _MAX_NUMBER = (1 << 31) - 1
-RESERVED = frozenset({"findings", "lock", "tensors", "series", "scalars"})
+RESERVED = frozenset({"findings", "lock", "tensors", "series", "scalars", "worst", "comparison"})
 """Last parts of a run's name that its address in the API could not be told from."""
 
 Tables = Mapping[str, Mapping[str, npt.NDArray[Any]]]

@@ -18,6 +18,7 @@ from trainvitals_monitor.attempt_at_rest import AttemptAtRest
 from trainvitals_monitor.counters import Counters
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding
+from trainvitals_monitor.forgetting import forget
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.models import AttemptOut, RunOut
@@ -27,9 +28,9 @@ from trainvitals_monitor.placing import Places
 from trainvitals_monitor.received import Received
 from trainvitals_monitor.references import Beside, References
 from trainvitals_monitor.refusal import Refusal
-from trainvitals_monitor.retention import shrunk
 from trainvitals_monitor.snapshot import run_out
-from trainvitals_monitor.store import Store, StoredFrame, Writing
+from trainvitals_monitor.store import Store
+from trainvitals_monitor.writing import StoredFrame, Writing
 
 _LOG = logging.getLogger("trainvitals.monitor")
 _REPLY_SUBJECTS = 64
@@ -53,6 +54,7 @@ class LiveRun:
         counters: Counters,
         references: References,
         tuning: Tuning | None = None,
+        keep_steps: int | None = None,
     ) -> None:
         self.name = name
         self.page = page
@@ -71,6 +73,7 @@ class LiveRun:
         self.waiting: dict[Sender, int] = {}
         """Frames that wait on trainers' disks, by who last said so; nobody who has none."""
         self._counters = counters
+        self._keep_steps = keep_steps
         self._attempts: dict[str, AttemptAtRest] = {}
         self._saves = 0
         self._changed: list[Finding] = []
@@ -87,6 +90,7 @@ class LiveRun:
         counters: Counters,
         references: References,
         tuning: Tuning | None = None,
+        keep_steps: int | None = None,
     ) -> LiveRun | None:
         """
         The run as the last transaction left it; None if the store has no such run.
@@ -96,7 +100,14 @@ class LiveRun:
         row = store.run(name)
         if row is None:
             return None
-        live = cls(name, page=page, counters=counters, references=references, tuning=tuning)
+        live = cls(
+            name,
+            page=page,
+            counters=counters,
+            references=references,
+            tuning=tuning,
+            keep_steps=keep_steps,
+        )
         live.id = row["id"]
         by_id = {}
         for stored in store.attempts(row["id"]):
@@ -214,7 +225,11 @@ class LiveRun:
         for piece in pieces:
             if piece.attempt in self._attempts:
                 self._attempts[piece.attempt].save_piece(writing, piece)
-        self._forget(writing, {piece.attempt for piece in pieces})
+        for attempt in self._attempts.values():
+            forget(writing, attempt, self.engine.history)
+            history = self.engine.history.get(attempt.key)
+            if history is not None:
+                attempt.thin(writing, history.cut_through, self._keep_steps)
         if pieces or self._saves % _SUMMARY_EVERY == 0 or self.closed_at is not None:
             self.save_summary(writing)
 
@@ -277,34 +292,3 @@ class LiveRun:
             )
             for one in sorted(known, key=lambda one: one.started_at)
         ]
-
-    # -- what goes into the store ------------------------------------------------------------------------------------
-
-    def _forget(self, writing: Writing, cut: set[str]) -> None:
-        """Let go of frames whose steps rest in chunks and have left the window."""
-        for attempt in self._attempts.values():
-            gone = self.engine.history.is_gone(attempt.key)
-            if attempt.id is None or attempt.forgotten or not (gone or attempt.key in cut):
-                continue
-            attempt.forgotten = gone
-            floors: dict[int, int] = {}
-            dropped = []
-            for row in writing.old_frames(attempt.id, self._old_through(attempt)):
-                if row["lasting"]:
-                    blob = writing.blob(row["id"])
-                    writing.shrink_frame(row["id"], shrunk(blob, row["digested"]))
-                else:
-                    dropped.append(row["id"])
-                floors[row["rank"]] = max(floors.get(row["rank"], 0), row["seq"] + 1)
-            writing.drop_frames(dropped)
-            for rank, floor in floors.items():
-                attempt.ranks[rank].raise_floor(floor)
-                writing.put_floor(attempt.id, rank, floor)
-
-    def _old_through(self, attempt: AttemptAtRest) -> int:
-        history = self.engine.history.get(attempt.key)
-        if history is None:
-            return _EVER
-        kept = history.window.last_steps(history.window.length)
-        first_kept = int(kept[0]) if len(kept) else 0
-        return min(first_kept, history.cut_through) - 1

@@ -156,7 +156,8 @@ class Tensors(Model):
 class SeriesOut(Model):
     """
     One statistic of one tensor (or one logged scalar) over steps that were looked at; steps are the attempt's own
-    count. Older values rest in single precision.
+    count. Older values rest in single precision. In a long series a point stands for several steps: it bears the last
+    of them and the value there, and `low` and `high` are their extremes.
     """
 
     run: str
@@ -166,8 +167,28 @@ class SeriesOut(Model):
     step_offset: int | None = Field(
         description="add it to get the trainer's own step; null: not known"
     )
+    every: int = Field(
+        description="steps that a point stands for; of old steps no more than one in 16 or 256 may be kept"
+    )
     steps: list[int]
     values: list[Number]
+    low: list[Number] = Field(description="[] where every point is one step")
+    high: list[Number]
+
+
+class WorstOut(Model):
+    """A tensor, its last value of a statistic, and the step of that look in the attempt's own count."""
+
+    fqn: str
+    value: Number
+    step: int
+
+
+class Worst(Model):
+    """Tensors with the largest last value of a statistic, NaN first."""
+
+    stat: str
+    tensors: list[WorstOut]
 
 
 class MuteOut(Model):

@@ -38,13 +38,18 @@ class Piece:
     scalars: Mapping[str, tuple[Steps, Values]]
 
 
+def piece_steps(attempt: AttemptHistory) -> int:
+    """The length of the attempt's pieces; they lie on multiples of it."""
+    return min(PIECE_STEPS, attempt.window.length // 2)
+
+
 def cut(attempt: AttemptHistory, step: int | None, mark: int) -> list[Piece]:
     """
     The pieces that are complete now that `step` has begun (None: the attempt has ended).
 
     `mark`: steps up to it were judged before a restart, so pieces that were complete by then rest in the store already.
     """
-    length = min(PIECE_STEPS, attempt.window.length // 2)
+    length = piece_steps(attempt)
     upper = attempt.step + 1 if step is None else step - step % length
     first = attempt.cut_through
     if upper <= first:

@@ -36,6 +36,11 @@ class Places:
         place = self.scalars.get(name)
         return None if place is None else (place, 0)
 
+    @property
+    def num_tiles(self) -> dict[str, int]:
+        """By kind of series."""
+        return {"tensor": -(-len(self.tensors) // TILE), "scalar": len(self.scalars)}
+
     def add(self, piece: Piece) -> None:
         """Give every series of the piece a place."""
         self.fresh_tensors = _add(self.tensors, piece.fqns)

@@ -6,29 +6,56 @@ Each call copies what it needs under the run's lock, which the worker holds for 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
 from trainvitals.facts import SERIES_TABLE
 from trainvitals.lock import Lock
-from trainvitals_monitor.chunks import Series, unpack
+from trainvitals_monitor.chunks import Series
 from trainvitals_monitor.compare import told
 from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity, Status
+from trainvitals_monitor.history import AttemptHistory
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.locking import lock_of
-from trainvitals_monitor.models import ComparedOut, RunDetail, RunOut, SeriesOut, TensorOut, Tensors
+from trainvitals_monitor.models import (
+    ComparedOut,
+    RunDetail,
+    RunOut,
+    SeriesOut,
+    TensorOut,
+    Tensors,
+    Worst,
+    WorstOut,
+)
 from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.reading import Place, read, tier_for
 from trainvitals_monitor.recall import recall
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.snapshot import number, numbers
+from trainvitals_monitor.tiers import Thinned, joined, thin
 
 Kind = Literal["tensor", "scalar"]
+MAX_POINTS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesAsked:
+    """A tensor's statistic or a scalar (whose `stat` is "value") over steps of an attempt, in at most `points` points."""
+
+    run: str
+    kind: Kind
+    name: str
+    stat: str
+    attempt: str
+    first: int
+    last: int
+    points: int
 
 
 class Queries:
@@ -92,6 +119,23 @@ class Queries:
             current = live.engine.history.current
             return current.step if current else -1
 
+    def worst(self, name: str, stat: str, count: int) -> Worst:
+        """Tensors of the latest attempt with the largest last value of a statistic, NaN first."""
+        if stat not in SERIES_TABLE:
+            raise Refusal(
+                "invalid-query", f"no statistic {stat!r}; there are: {', '.join(SERIES_TABLE)}"
+            )
+        live = self._monitor.roster.get(name)
+        with live.lock:
+            found = live.engine.worst(stat, count)
+        return Worst(
+            stat=stat,
+            tensors=[
+                WorstOut(fqn=fqn, value=number(value) or 0.0, step=step)
+                for fqn, value, step in found
+            ],
+        )
+
     def findings(
         self, name: str, status: Status | None, severity: Severity | None
     ) -> list[Finding]:
@@ -142,87 +186,88 @@ class Queries:
             ]
         return Tensors(total=len(indices), offset=offset, tensors=tensors)
 
-    def series(
-        self, run: str, kind: Kind, name: str, stat: str, attempt: str, first: int, last: int
-    ) -> SeriesOut:
+    def series(self, of: SeriesAsked) -> SeriesOut:
         """One statistic of one tensor, or one scalar, of one attempt."""
-        if kind == "tensor" and stat not in SERIES_TABLE:
+        if of.kind == "tensor" and of.stat not in SERIES_TABLE:
             raise Refusal(
-                "invalid-query", f"no statistic {stat!r}; there are: {', '.join(SERIES_TABLE)}"
+                "invalid-query", f"no statistic {of.stat!r}; there are: {', '.join(SERIES_TABLE)}"
             )
-        live = self._monitor.roster.get(run)
-        key, offset = _attempt_of(live, attempt)
-        stored = self._stored(live, key, kind, name, stat, first, last)
-        recent = _recent(live, kind, name, stat, key)
-        if recent is None and stored is None:
-            raise Refusal("not-found", f"no {kind} {name!r} in attempt {key!r} of run {run!r}")
-        steps, values = _joined(stored, recent)
-        wanted = (steps >= first) & (steps <= last)
+        live = self._monitor.roster.get(of.run)
+        key, history = _attempt_of(live, of.attempt)
+        base, newest = (history.base_step, history.step) if history else (0, of.last)
+        every = tier_for(min(of.last, newest) - max(of.first, base), of.points)
+        stored = self._stored(live, key, of, every)
+        found = _joined(stored, _recent(live, of, key), every)
+        if found is None:
+            raise Refusal(
+                "not-found", f"no {of.kind} {of.name!r} in attempt {key!r} of run {of.run!r}"
+            )
+        found = found.part((found.steps >= of.first) & (found.steps <= of.last))
+        if every > 1:
+            found = thin(found, every)
+        plain = np.array_equal(found.low, found.high, equal_nan=True)
         return SeriesOut(
-            run=run,
+            run=of.run,
             attempt=key,
-            name=name,
-            stat=stat,
-            step_offset=offset,
-            steps=steps[wanted].tolist(),
-            values=numbers(values[wanted]),
+            name=of.name,
+            stat=of.stat,
+            step_offset=history.step_offset if history else None,
+            every=every,
+            steps=found.steps.tolist(),
+            values=numbers(found.last),
+            low=[] if plain else numbers(found.low),
+            high=[] if plain else numbers(found.high),
         )
 
-    def _stored(
-        self, live: LiveRun, attempt: str, kind: Kind, name: str, stat: str, first: int, last: int
-    ) -> Series | None:
+    def _stored(self, live: LiveRun, key: str, of: SeriesAsked, every: int) -> Thinned | None:
         """What the chunks have of the series; None if they do not know it."""
-        found = live.stored_as(attempt)
+        found = live.stored_as(key)
         if found is None:
             return None
         attempt_id, places = found
-        place = places.of_tensor(name) if kind == "tensor" else places.of_scalar(name)
+        place = places.of_tensor(of.name) if of.kind == "tensor" else places.of_scalar(of.name)
         if place is None:
             return None
-        tile, record = place
-        parts = [
-            unpack(row["first_step"], row["layout"], row["blob"], record, stat)
-            for row in self._monitor.store.chunks(attempt_id, kind, tile, first, last)
-        ]
-        steps = [part[0] for part in parts] or [np.empty(0, np.int64)]
-        values = [part[1] for part in parts] or [np.empty(0)]
-        return np.concatenate(steps), np.concatenate(values)
+        where = Place(attempt_id, of.kind, *place, of.stat)
+        return read(self._monitor.store, where, of.first, of.last, every)
 
 
-def _attempt_of(live: LiveRun, key: str) -> tuple[str, int | None]:
-    """The attempt that is meant ("" is the latest) and what leads from its steps to the trainer's."""
+def _attempt_of(live: LiveRun, key: str) -> tuple[str, AttemptHistory | None]:
+    """The attempt that is meant ("" is the latest), and its history where that is in memory."""
     with live.lock:
         history = live.engine.history.get(key) if key else live.engine.history.current
     found = key or (history.key if history else "")
     if live.stored_as(found) is None:
         raise Refusal("not-found", f"no attempt {found!r} in run {live.name!r}")
-    return found, history.step_offset if history else None
+    return found, history
 
 
-def _recent(live: LiveRun, kind: Kind, name: str, stat: str, attempt: str) -> Series | None:
+def _recent(live: LiveRun, of: SeriesAsked, attempt: str) -> Series | None:
     """What the window in memory has of the series; None if it does not know the name."""
     with live.lock:
         history = live.engine.history.get(attempt)
         if history is None:
             return None
-        if kind == "scalar":
-            known = name in history.scalars.names
-            return history.scalars.last(name, 1 << 20, history.step) if known else None
-        index = history.tensors.index_of(name)
+        if of.kind == "scalar":
+            known = of.name in history.scalars.names
+            return history.scalars.last(of.name, 1 << 20, history.step) if known else None
+        index = history.tensors.index_of(of.name)
         if index is None:
             return None
-        if index >= len(history.window.last_seen(stat)):  # named, and not looked at yet
+        if index >= len(history.window.last_seen(of.stat)):  # named, and not looked at yet
             return np.empty(0, np.int64), np.empty(0)
-        steps, values = history.window.series(stat, index)
+        steps, values = history.window.series(of.stat, index)
         return steps.copy(), values.copy()
 
 
-def _joined(
-    stored: Series | None, recent: Series | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Both together, ordered; where both know a step the one in memory counts, which is the exact one."""
-    parts = [part for part in (recent, stored) if part is not None]
-    steps = np.concatenate([part[0] for part in parts])
-    values = np.concatenate([part[1] for part in parts])
-    unique, first = np.unique(steps, return_index=True)
-    return unique, values[first]
+def _joined(stored: Thinned | None, recent: Series | None, every: int) -> Thinned | None:
+    """Both together, ordered. Where both know a step the one in memory counts, which is the exact one."""
+    if recent is None:
+        return stored
+    exact = Thinned(recent[0], recent[1], recent[1], recent[1])
+    if stored is None or not len(stored.steps):
+        return exact
+    if every > 1:  # a stretch may have begun before what is in memory
+        return joined([stored, exact.part(exact.steps > stored.steps[-1])])
+    before = stored.part(stored.steps < exact.steps[0]) if len(exact.steps) else stored
+    return joined([before, exact])

@@ -62,6 +62,7 @@ class Roster:
                     counters=self._counters,
                     references=self.references,
                     tuning=self._config.tuning,
+                    keep_steps=self._config.keep_steps,
                 )
                 self._runs[name] = live
             return live
@@ -122,6 +123,7 @@ class Roster:
                 counters=self._counters,
                 references=self.references,
                 tuning=self._config.tuning,
+                keep_steps=self._config.keep_steps,
             )
             if live is not None:
                 self._runs[name] = live

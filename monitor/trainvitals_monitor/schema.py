@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 SCHEMA = 1
@@ -70,6 +71,10 @@ frames = Table(
     Column("blob", LargeBinary, nullable=False),
     UniqueConstraint("attempt_id", "rank", "seq"),
 )
+# Frames are large, and old ones are looked for among hundreds of thousands of a large run.
+frames_by_step = Index(
+    "frames_by_step", frames.c.attempt_id, frames.c.last_step, sqlite_where=text("whole = 1")
+)
 # Where each series of an attempt is: tile `place // TILE`, record `place % TILE` (chunks.py).
 series = Table(
     "series",
@@ -86,6 +91,7 @@ chunks = Table(
     metadata,
     Column("id", _KEY, primary_key=True),
     Column("attempt_id", _KEY, ForeignKey("attempts.id"), nullable=False),
+    # "tensor" or "scalar"; of the thinner tiers "tensor/16" and so on (tiers.py)
     Column("kind", Text, nullable=False),
     Column("tile", Integer, nullable=False),
     Column("first_step", BigInteger, nullable=False),

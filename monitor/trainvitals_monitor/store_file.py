@@ -69,6 +69,8 @@ def open_file(path: Path) -> Engine:
                     f"store {path}: written by a newer trainvitals (schema {version}, known is {schema.SCHEMA})"
                 )
             schema.metadata.create_all(connection)
+            # A store from before it has the table, and create_all leaves that as it is.
+            schema.frames_by_step.create(connection, checkfirst=True)
             connection.exec_driver_sql(f"PRAGMA user_version = {schema.SCHEMA}")
     except SQLAlchemyError as error:
         engine.dispose()

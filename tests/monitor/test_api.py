@@ -167,6 +167,7 @@ def test_the_openapi_document_is_complete(http: Client) -> None:
         "GET /api/v1/runs/{run}/lock",
         "GET /api/v1/runs/{run}/comparison",
         "GET /api/v1/runs/{run}/series",
+        "GET /api/v1/runs/{run}/worst",
         "GET /api/v1/mutes",
         "POST /api/v1/mutes",
         "DELETE /api/v1/mutes/{mute}",

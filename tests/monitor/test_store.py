@@ -23,8 +23,9 @@ from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.packed import pack_frame, unpack_frame
 from trainvitals_monitor.pieces import Piece
 from trainvitals_monitor.placing import Places
-from trainvitals_monitor.store import Store, StoredFrame
+from trainvitals_monitor.store import Store
 from trainvitals_monitor.store_file import StoreUnusable, resolve_path
+from trainvitals_monitor.writing import StoredFrame
 
 
 def _frame(attempt_id: int, seq: int = 0) -> StoredFrame:

@@ -72,6 +72,15 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
     help="Frames of a good run: every run is compared with it that names no other.",
 )
 @click.option(
+    "--keep-steps",
+    type=click.IntRange(min=0),
+    default=65_536,
+    show_default=True,
+    metavar="STEPS",
+    help="Steps of an attempt whose values are kept one by one; of 16 times as many, one entry in 16 steps is kept, and of "
+    "older ones one in 256, each with its extremes. 0: all are kept.",
+)
+@click.option(
     "--idle-exit-s", type=float, metavar="SECONDS", help="End after so long without a request."
 )
 def serve(
@@ -89,6 +98,7 @@ def serve(
     notify_over: bool,
     thresholds: str | None,
     reference: Path | None,
+    keep_steps: int,
     idle_exit_s: float | None,
 ) -> int:
     """
@@ -127,6 +137,7 @@ def serve(
         notify=(*notify, *notify_urls(notify_file)),
         notify_over=notify_over,
         reference=reference,
+        keep_steps=keep_steps or None,
     )
     try:
         return run_server(config)

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 from trainvitals_monitor import web
 from trainvitals_monitor.folding import folded
 from trainvitals_monitor.monitor import Monitor
-from trainvitals_monitor.queries import Queries
+from trainvitals_monitor.queries import Queries, SeriesAsked
 from trainvitals_monitor.routes.query import RunName
 
 router = APIRouter(include_in_schema=False)
@@ -35,7 +35,18 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
     curve = None
     if "loss" in detail.scalars:
         first = max(-1, ask.last_step(run) - _LOSS_STEPS)
-        loss = ask.series(run, "scalar", "loss", "value", "", first, 1 << 53)
+        loss = ask.series(
+            SeriesAsked(
+                run=run,
+                kind="scalar",
+                name="loss",
+                stat="value",
+                attempt="",
+                first=first,
+                last=1 << 53,
+                points=_LOSS_STEPS,
+            )
+        )
         offset = loss.step_offset or 0
         curve = web.curve([step + offset for step in loss.steps], list(loss.values))
     findings = ask.findings(run, None, None)

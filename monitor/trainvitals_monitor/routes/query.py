@@ -7,7 +7,7 @@ that no name can be taken for another page (see ingest.check_run_name).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
@@ -22,9 +22,10 @@ from trainvitals_monitor.models import (
     Runs,
     SeriesOut,
     Tensors,
+    Worst,
 )
 from trainvitals_monitor.monitor import Monitor
-from trainvitals_monitor.queries import Queries
+from trainvitals_monitor.queries import MAX_POINTS, Queries, SeriesAsked
 from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.routes.problems import problems
 
@@ -98,14 +99,42 @@ def get_series(
         Step, Query(alias="from", description="first step, the attempt's own count")
     ] = -1,
     last: Annotated[Step, Query(alias="to", description="last step")] = 1 << 53,
+    points: Annotated[
+        int, Query(description="at most; a longer series is thinned", ge=1, le=MAX_POINTS)
+    ] = 2000,
 ) -> SeriesOut:
     """One statistic of one tensor, or one logged scalar, at the steps where it was looked at."""
     if bool(tensor) == bool(scalar):
         raise Refusal("invalid-query", "give tensor= (and stat=), or scalar=")
-    kind: Literal["tensor", "scalar"] = "tensor" if tensor else "scalar"
     return ask.series(
-        run, kind, tensor or scalar, stat if tensor else "value", attempt, first, last
+        SeriesAsked(
+            run=run,
+            kind="tensor" if tensor else "scalar",
+            name=tensor or scalar,
+            stat=stat if tensor else "value",
+            attempt=attempt,
+            first=first,
+            last=last,
+            points=points,
+        )
     )
+
+
+@router.get(
+    "/runs/{run:path}/worst",
+    summary="The largest values now",
+    responses=problems(400, 401, 404, 422, 503),
+)
+def get_worst(
+    ask: Ask,
+    run: RunName,
+    stat: Annotated[
+        str, Query(description="a statistic of facts, such as norm", max_length=100)
+    ] = "norm",
+    count: Annotated[int, Query(ge=1, le=1000)] = 10,
+) -> Worst:
+    """Tensors of the latest attempt with the largest last value of a statistic, NaN first."""
+    return ask.worst(run, stat, count)
 
 
 @router.get(
