@@ -241,7 +241,8 @@ class Sender:
             header,
             seq=self._seq + 1,
             sent_at=time.time(),
-            first_step=page.first_step(default=header.complete_through),
+            # Before the first step -1 is complete, which is no step that a frame could have rows of.
+            first_step=page.first_step(default=max(0, header.complete_through)),
             tensors=page.tensors,
             events=page.events,
             scalars=self._record.scalar_names,

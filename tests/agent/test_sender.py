@@ -22,6 +22,7 @@ from trainvitals.frame import CheckpointSeen, Header, TensorInfo, decode
 from trainvitals.link import BEHIND
 from trainvitals.record import Record
 from trainvitals.sender import Sender
+from trainvitals_monitor.header import validate_header
 
 
 class Bench:
@@ -125,6 +126,17 @@ def test_tensor_rows_come_in_pages_and_only_the_last_completes(tmp_path: Path) -
         assert [header["complete_through"] for header in headers] == [6, 6, 7]
         assert monitor.seqs == [1, 2, 3]
         assert "steps" in decode(monitor.blobs[2])[1]
+
+
+def test_the_pages_before_the_first_step_are_taken_by_a_monitor(tmp_path: Path) -> None:
+    """A large model's tensor table comes in several, and none of them may claim a step below 0."""
+    with SmallMonitor() as monitor, Bench(monitor.url, tmp_path, interval_s=30) as bench:
+        for index in range(4500):
+            bench.record.tensor(_info(index))
+        assert bench.sender.flush(20.0)
+        headers = [validate_header(decode(blob)[0]) for blob in monitor.blobs]
+        assert [header.complete_through for header in headers] == [-1, -1, 0]
+        assert [header.first_step for header in headers] == [0, 0, 0]
 
 
 def test_a_heartbeat_carries_the_phase_without_steps(tmp_path: Path) -> None:
