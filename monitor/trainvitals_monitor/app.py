@@ -19,10 +19,10 @@ from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.routes import ROUTERS
 from trainvitals_monitor.routes.problems import install, problems
 
-# No script anywhere, no third party, nothing embedded: what a page may do is show itself.
+# No script anywhere, no third party, nothing embedded: what a page may do is show itself, and send its forms here.
 _POLICY = (
     b"default-src 'none'; style-src 'self'; img-src 'self'; "
-    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS = (
     (b"content-security-policy", _POLICY),

@@ -2,8 +2,8 @@
 Who may ask for what. One dependency of the whole application: a route that is added is closed unless listed as open.
 
 Tokens are compared in constant time. The ingest token may send frames and read nothing; the read token reads and sends
-nothing; the operator token mutes findings. A browser may give the read token as the password of HTTP's basic authentication. Without tokens the monitor
-is on loopback, and then answers only to loopback's names: a web page whose name suddenly points to 127.0.0.1 (DNS
+nothing; the operator token reads, and mutes findings. A browser may give the read or the operator token as the password
+of HTTP's basic authentication; it asks anew where the one that it has is not enough. Without tokens the monitor is on loopback, and then answers only to loopback's names: a web page whose name suddenly points to 127.0.0.1 (DNS
 rebinding) would otherwise read along.
 """
 
@@ -21,7 +21,7 @@ from trainvitals_monitor.config import Config
 from trainvitals_monitor.refusal import Refusal
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/static/style.css"})
-OPERATOR_PATHS = "/api/v1/mutes"
+OPERATOR_PATHS = ("/api/v1/mutes", "/mutes")
 """What is below changes what others see: anything but reading wants the operator's token."""
 INGEST_PATHS = frozenset({"/api/v1/frames"})
 
@@ -43,6 +43,7 @@ class Guard:
             Scope.READ: config.read_token,
             Scope.OPERATOR: config.operator_token,
         }
+        self._may_mute = config.may_mute
         self._hosts: frozenset[str] | None = None
         if config.loopback:
             public = urlsplit(config.public_url).hostname or ""
@@ -57,15 +58,19 @@ class Guard:
             return
         scope = _scope(path, request.method)
         expected = self._tokens[scope]
-        if expected is None and scope is Scope.OPERATOR and any(self._tokens.values()):
+        if scope is Scope.OPERATOR and not self._may_mute:
             raise Refusal("unauthorized", "start the monitor with --operator-token-file for that")
         if expected is None:
             self._check_host(request)
-        elif not _same(_token_of(request.headers.get("authorization", "")), expected):
+        elif not self._may(scope, _token_of(request.headers.get("authorization", ""))):
             raise Refusal(
                 "unauthorized",
                 f"send the monitor's {scope.value} token: Authorization: Bearer TOKEN",
             )
+
+    def _may(self, scope: Scope, given: str) -> bool:
+        scopes = (scope, Scope.OPERATOR) if scope is Scope.READ else (scope,)
+        return any(_same(given, token) for one in scopes if (token := self._tokens[one]))
 
     def _check_host(self, request: Request) -> None:
         host = (request.url.hostname or "").lower()

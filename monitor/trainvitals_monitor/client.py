@@ -76,6 +76,21 @@ class Client:
         found: dict[str, Any] = self.get(f"/api/v1/runs/{quote(name)}/{query}")
         return found
 
+    def mutes(self) -> list[dict[str, Any]]:
+        """Acknowledged findings and muted patterns that hold now."""
+        mutes: list[dict[str, Any]] = self.get("/api/v1/mutes")["mutes"]
+        return mutes
+
+    def mute(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Acknowledge or mute, as `POST /api/v1/mutes` has it; what was made."""
+        body, _ = self._open("/api/v1/mutes", json.dumps(wanted).encode(), kind="application/json")
+        made: dict[str, Any] = json.loads(body)
+        return made
+
+    def unmute(self, mute: str) -> None:
+        """Take one back."""
+        self._open(f"/api/v1/mutes/{quote(mute, safe='')}", method="DELETE")
+
     def probe_ingest(self) -> None:
         """Post an empty frame, which is refused; MonitorError if it is refused for its token, or not answered."""
         try:
@@ -98,12 +113,14 @@ class Client:
         date = headers.get("Date")
         return None if date is None else parsedate_to_datetime(date).timestamp() - time.time()
 
-    def _open(self, path: str, body: bytes | None = None) -> tuple[bytes, HTTPMessage]:
+    def _open(
+        self, path: str, body: bytes | None = None, *, kind: str = FRAME_TYPE, method: str | None = None
+    ) -> tuple[bytes, HTTPMessage]:  # fmt: skip
         headers = {"Accept": "application/json"}
         if body is not None:
-            headers["Content-Type"] = FRAME_TYPE
+            headers["Content-Type"] = kind
         # Only http:// and https:// get here (see __init__).
-        request = Request(self.url + path, data=body, headers=headers)  # noqa: S310
+        request = Request(self.url + path, data=body, headers=headers, method=method)  # noqa: S310
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:

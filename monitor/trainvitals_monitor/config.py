@@ -107,6 +107,11 @@ class Config:
                 f"listen on 127.0.0.1, or say --insecure"
             )
 
+    @property
+    def may_mute(self) -> bool:
+        """Whether anybody may acknowledge and mute: with the operator's token, or where there are no tokens."""
+        return bool(self.operator_token) or not (self.ingest_token or self.read_token)
+
 
 def read_token_file(path: str | os.PathLike[str]) -> str:
     """The token that a file holds, without its line end; ValueError if the file is missing, empty or open to all."""

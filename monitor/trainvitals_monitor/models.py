@@ -50,6 +50,7 @@ class FindingOut(Model):
         description="id of the finding that explains this one; '' if it stands for itself"
     )
     manual: str
+    muted: str = Field("", description="why it is acknowledged or muted; '' if it is not")
 
 
 class Accepted(Model):

@@ -51,10 +51,13 @@ class Mute:
             and all(fnmatchcase(name, self.tensor) for name in finding.subjects or [""])
         )
 
+    def is_pattern_of(self, run: str) -> bool:
+        """Whether it is about this run, and no single finding."""
+        return not self.finding and fnmatchcase(run, self.run)
+
     def covers_run(self, run: str) -> bool:
         """Whether it is about everything of this run."""
-        everything = not self.finding and (self.detector, self.tensor) == ("*", "*")
-        return everything and fnmatchcase(run, self.run)
+        return self.is_pattern_of(run) and (self.detector, self.tensor) == ("*", "*")
 
 
 class Mutes:

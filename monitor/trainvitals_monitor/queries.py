@@ -91,6 +91,11 @@ class Queries:
             detail=detail,
         )
 
+    def muted(self, finding: Finding) -> str:
+        """Why the finding is acknowledged or muted; "" if it is not."""
+        mute = self._monitor.mutes.of(finding)
+        return mute.reason if mute else ""
+
     def lock(self, name: str) -> Lock:
         """The latest attempt as a lock of its tensors."""
         live = self._monitor.roster.get(name)

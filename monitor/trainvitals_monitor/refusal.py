@@ -28,6 +28,7 @@ REASONS = {
     "malformed": 400,
     "wrong-host": 400,
     "unauthorized": 401,
+    "foreign-form": 403,
     "not-found": 404,
     "method-not-allowed": 405,
     "conflict": 409,
@@ -47,6 +48,6 @@ REASONS = {
 FRAME_REASONS = tuple(
     reason
     for reason in REASONS
-    if reason not in ("not-found", "method-not-allowed", "invalid-query")
+    if reason not in ("not-found", "method-not-allowed", "invalid-query", "foreign-form")
 )
 """Those for which a frame may be refused: a metric's label, so the list is closed."""

@@ -38,7 +38,9 @@ def plain(text: object) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in str(text))
 
 
-def findings_table(findings: Sequence[Mapping[str, Any]], *, with_run: bool = False) -> Table:
+def findings_table(
+    findings: Sequence[Mapping[str, Any]], *, with_run: bool = False, with_id: bool = False
+) -> Table:
     """One row a finding: how bad, what, which steps and tensors, what happened and what to do; below it what follows."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
     table.add_column("finding", no_wrap=True)
@@ -49,7 +51,7 @@ def findings_table(findings: Sequence[Mapping[str, Any]], *, with_run: bool = Fa
         table.add_row(
             _name(finding, with_run),
             _steps(finding),
-            _story(finding, len(following)),
+            _story(finding, len(following), with_id),
             end_section=not following,
         )
         for one in following:
@@ -84,7 +86,7 @@ def _happened(finding: Mapping[str, Any]) -> Text:
     return Text(plain(finding["message"]), style="dim")
 
 
-def _story(finding: Mapping[str, Any], num_following: int) -> Text:
+def _story(finding: Mapping[str, Any], num_following: int, with_id: bool) -> Text:
     parts = [
         Text(plain(finding["message"])),
         Text(f"-> {plain(finding['advice'])}", style="italic"),
@@ -97,9 +99,38 @@ def _story(finding: Mapping[str, Any], num_following: int) -> Text:
     if finding["severity"] != "info":
         clean = finding.get("last_clean_checkpoint") or "none known"
         parts.append(Text(f"last clean checkpoint: {plain(clean)}"))
+    if finding.get("muted"):
+        parts.append(Text(f"muted: {plain(finding['muted'])}", style="dim"))
+    if with_id:
+        parts.append(Text(f"id: {plain(finding['id'])}", style="dim"))
     if num_following:
         parts.append(Text(f"{num_following} more follow{'s' * (num_following == 1)} from it:"))
     return Text("\n").join(part for part in parts if part)
+
+
+def mutes_table(mutes: Iterable[Mapping[str, Any]]) -> Table:
+    """One row an acknowledged finding or a muted pattern."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("id", "run", "what", "reason", "for"):
+        table.add_column(column, overflow="fold")
+    for one in mutes:
+        until = one["until"]
+        left = "good" if until is None else f"{max(until - time.time(), 0) / 3600:.1f} h"
+        table.add_row(
+            one["id"],
+            Text(plain(one["run"])),
+            Text(plain(_muted(one))),
+            Text(plain(one["reason"])),
+            left,
+        )
+    return table
+
+
+def _muted(mute: Mapping[str, Any]) -> str:
+    if mute["finding"]:
+        return str(mute["finding"])
+    given = [f"{name} {mute[name]}" for name in ("detector", "tensor") if mute[name] != "*"]
+    return ", ".join(given) or "everything"
 
 
 def partings_table(findings: Sequence[Mapping[str, Any]]) -> Table:

@@ -156,6 +156,36 @@ def test_findings(monitor: str, token_file: str, capsys: Captured) -> None:
     assert "no run 'none'" in capsys.readouterr().err
 
 
+def test_acknowledging_and_muting(tmp_path: Path, capsys: Captured) -> None:
+    """`findings` shows ids, `ack` and `mute` silence, `mutes` lists and takes back; what is asked wrongly is said."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(play("team/faulty", faulty=True))
+        at = ["--monitor", str(http.base_url)]
+        reason = ["--reason", "Ann: known"]
+        assert main(["findings", "team/faulty", *at]) == 1
+        (shown,) = re.findall(r"id: (slot-replaced-\w+)", capsys.readouterr().out)
+        assert main(["ack", "team/faulty", "slot-replaced", *reason, "--hours", "2", *at]) == 0
+        assert f"acknowledged {shown} of team/faulty" in capsys.readouterr().out
+        assert http.metric("trainvitals_finding_active", run="team/faulty") == 0
+        main(["findings", "team/faulty", *at])
+        assert "muted: Ann: known" in capsys.readouterr().out
+        assert main(["mute", "team/*", "--detector", "expert-*", *reason, "--json", *at]) == 0
+        pattern = json.loads(capsys.readouterr().out)
+        assert main(["mutes", *at]) == 0
+        listed = capsys.readouterr().out
+        assert f"{shown}" in listed
+        assert "detector expert-*" in listed
+        assert main(["mutes", "--remove", pattern["id"], "--json", *at]) == 0
+        (left,) = json.loads(capsys.readouterr().out)
+        assert main(["mutes", "--remove", left["id"], *at]) == 0
+        assert capsys.readouterr().out == "nothing is muted\n"
+        assert http.metric("trainvitals_finding_active", run="team/faulty") == 1
+        assert main(["ack", "team/faulty", "no-such", *reason, *at]) == 2
+        assert "trainvitals findings team/faulty" in capsys.readouterr().err
+        assert main(["mutes", "--remove", "no-such", *at]) == 1
+        assert main(["mute", "x", "--hours", "0", *reason, *at]) == 2
+
+
 def test_monitor_that_is_not_there(capsys: Captured) -> None:
     """Nobody listens: one line that says where, exit status 1."""
     assert main(["runs", "--monitor", f"http://127.0.0.1:{unused_port()}"]) == 1

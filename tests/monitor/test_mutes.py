@@ -5,9 +5,12 @@ Acknowledging and muting: what stops, what goes on, who may, and what a restart 
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.monitor.runs import faulty
@@ -108,3 +111,93 @@ def test_only_the_operator_may(tmp_path: Path, operator: str | None) -> None:
             assert (http.delete("/api/v1/mutes/x").status_code == 404) == may
         http.headers["authorization"] = f"Bearer {READER}"
         assert http.get("/api/v1/mutes").status_code == 200
+
+
+WORD = re.compile(r'name="word" value="([^"]+)"')
+
+
+def _send(http: Client, path: str = "/mutes", **fields: str) -> httpx.Response:
+    """The form as a browser sends it from the run's page."""
+    word = WORD.search(http.get("/runs/run").text)
+    given = {"word": word[1] if word else "", "run": "run", "reason": "Ann: known", **fields}
+    return http.post(path, data=given)
+
+
+def test_the_page_acknowledges_and_takes_back(tmp_path: Path) -> None:
+    """By a form, without a script: back on the run's page the reason stands there, and a button that ends it."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(faulty().frames)
+        found = _finding(http)
+        assert "Take back" not in http.get("/runs/run").text
+        done = _send(http, what="finding", finding=found["id"], hours="24")
+        assert done.status_code == 303
+        assert done.headers["location"] == f"/runs/run#{found['id']}"
+        page = http.get("/runs/run").text
+        assert "Acknowledged: Ann: known, until " in page
+        assert _active(http) == 0
+        assert _finding(http)["muted"] == "Ann: known"
+        (made,) = http.get_json("/api/v1/mutes")["mutes"]
+        assert _send(http, f"/mutes/{made['id']}/remove").status_code == 303
+        assert _active(http) == 1
+
+
+@pytest.mark.parametrize(("what", "whole"), [("detector", 0), ("run", 1)])
+def test_the_page_mutes_more_than_a_finding(tmp_path: Path, what: str, whole: int) -> None:
+    """All of a detector in the run, or the run as a whole."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(faulty().frames)
+        done = _send(http, what=what, detector=_finding(http)["detector"], hours="")
+        assert done.status_code == 303
+        assert _active(http) == 0
+        assert http.metric("trainvitals_run_muted", run="run") == whole
+
+
+def test_a_runs_name_is_no_pattern_on_its_page(tmp_path: Path) -> None:
+    """Muting `sweep [1]*` there leaves `sweep 1x` alone."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(faulty("sweep [1]*").frames)
+        http.push_all(faulty("sweep 1x").frames)
+        word = WORD.search(http.get("/runs/sweep 1x").text)
+        assert word
+        fields = {"word": word[1], "run": "sweep [1]*", "what": "run", "reason": "Ann"}
+        assert http.post("/mutes", data=fields).status_code == 303
+        assert http.metric("trainvitals_run_muted", run="sweep [1]*") == 1
+        assert http.metric("trainvitals_run_muted", run="sweep 1x") == 0
+
+
+def test_forms_of_other_sites_are_refused(tmp_path: Path) -> None:
+    """Without the word of our pages, or by what the browser says of where the form stood; nor are other bodies taken."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(faulty().frames)
+        fields = {"what": "run"}
+        assert _send(http, **fields, word="guessed").status_code == 403
+        http.headers["sec-fetch-site"] = "cross-site"
+        assert _send(http, **fields).status_code == 403
+        http.headers["sec-fetch-site"] = "same-origin"
+        assert _send(http, **fields, reason=" ").status_code == 422
+        assert _send(http, what="all").status_code == 422
+        assert _send(http, **fields, hours="-1").status_code == 422
+        assert _send(http, **fields, reason="x" * 9000).status_code == 413
+        assert http.post("/mutes", json=fields).status_code == 415
+        assert http.get_json("/api/v1/mutes") == {"mutes": []}
+        assert _send(http, **fields).status_code == 303
+
+
+def test_a_browser_logs_in_as_operator(tmp_path: Path) -> None:
+    """The read token shows the page and is asked for more at the form; the operator's does both; else no form is shown."""
+    guarded = Config(store=str(tmp_path / "a"), ingest_token=INGEST, read_token=READER)
+    with serving(replace(guarded, operator_token=OPERATOR)) as http:
+        http.headers["authorization"] = f"Bearer {INGEST}"
+        http.push_all(faulty().frames)
+        del http.headers["authorization"]
+        http.auth = ("ann", READER)
+        refused = _send(http, what="run")
+        assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic")
+        http.auth = ("ann", OPERATOR)
+        assert _send(http, what="run").status_code == 303
+    with serving(replace(guarded, store=str(tmp_path / "b"))) as http:
+        http.headers["authorization"] = f"Bearer {INGEST}"
+        http.push_all(faulty().frames)
+        http.headers["authorization"] = f"Bearer {READER}"
+        assert "<form" not in http.get("/runs/run").text
+        assert _send(http, what="run").status_code == 401

@@ -20,6 +20,8 @@ def findings(run: str, client: Client, *, with_resolved: bool, as_json: bool) ->
     """
     Show what was found in RUN. Exit status 1 if a warning or worse is among it.
 
+    `trainvitals ack` takes the ids that are shown.
+
     \b
     Examples:
       trainvitals findings llama-8b
@@ -32,6 +34,6 @@ def findings(run: str, client: Client, *, with_resolved: bool, as_json: bool) ->
         print_json(found)
     else:
         if found:
-            console().print(findings_table(found))
+            console().print(findings_table(found, with_id=True))
         click.echo(f"{run}: {verdict(found)}")
     return exit_status(found)

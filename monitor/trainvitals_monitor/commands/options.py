@@ -31,6 +31,15 @@ thresholds_option = click.option(
     help="TOML file with thresholds of detectors that differ, or a contract that has some (docs/contract.md).",
 )
 
+reason_option = click.option(
+    "--reason", metavar="TEXT", required=True, help="Who says so and why, for those who see it."
+)
+hours_option = click.option(
+    "--hours",
+    type=click.FloatRange(0, 24 * 366, min_open=True),
+    help="For so long (default: until it is taken back).",
+)
+
 
 class BadInput(click.ClickException):
     """What a person gave can't be used: one line on stderr, exit status 2."""
@@ -50,7 +59,7 @@ def monitor_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "--token-file",
         metavar="FILE",
         envvar="TRAINVITALS_READ_TOKEN_FILE",
-        help="File that holds the monitor's read token.",
+        help="File that holds the monitor's read token, or the operator's.",
     )
     @wraps(command)
     def with_client(*args: Any, monitor: str | None, token_file: str | None, **kwargs: Any) -> Any:

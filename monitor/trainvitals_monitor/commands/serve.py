@@ -45,7 +45,7 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
 @click.option(
     "--operator-token-file",
     metavar="FILE",
-    help="File with the token that acknowledging and muting want; TRAINVITALS_OPERATOR_TOKEN.",
+    help="File with the token that acknowledging and muting want, and that may read; TRAINVITALS_OPERATOR_TOKEN.",
 )
 @click.option(
     "--public-url", metavar="URL", default="", help="How people reach the monitor, for links."

@@ -57,16 +57,7 @@ def mute(request: Request, wanted: MuteIn) -> MuteOut:
     What is muted is neither alerted nor notified; it stays on the page. An acknowledged finding that gets worse is told
     again.
     """
-    monitor: Monitor = request.app.state.monitor
-    made = monitor.mutes.add(
-        run=wanted.run,
-        detector=wanted.detector,
-        tensor=wanted.tensor,
-        reason=wanted.reason,
-        hours=wanted.hours,
-        of=_finding(monitor, wanted) if wanted.finding else None,
-    )
-    return _one(made)
+    return _one(mute_as_wanted(request.app.state.monitor, wanted))
 
 
 @router.delete("/{mute}", summary="Take a mute back", responses=problems(400, 401, 404, 422))
@@ -75,6 +66,18 @@ def unmute(request: Request, mute: Annotated[str, Path(max_length=64)]) -> Mutes
     monitor: Monitor = request.app.state.monitor
     monitor.mutes.remove(mute)
     return _out(monitor)
+
+
+def mute_as_wanted(monitor: Monitor, wanted: MuteIn) -> Mute:
+    """What was asked for; Refusal for a finding that there is not."""
+    return monitor.mutes.add(
+        run=wanted.run,
+        detector=wanted.detector,
+        tensor=wanted.tensor,
+        reason=wanted.reason,
+        hours=wanted.hours,
+        of=_finding(monitor, wanted) if wanted.finding else None,
+    )
 
 
 def _finding(monitor: Monitor, wanted: MuteIn) -> Finding:

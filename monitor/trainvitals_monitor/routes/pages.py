@@ -11,6 +11,7 @@ from trainvitals_monitor import web
 from trainvitals_monitor.folding import folded
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.queries import Queries, SeriesAsked
+from trainvitals_monitor.routes.forms import WORD
 from trainvitals_monitor.routes.query import RunName
 
 router = APIRouter(include_in_schema=False)
@@ -50,12 +51,23 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
         offset = loss.step_offset or 0
         curve = web.curve([step + offset for step in loss.steps], list(loss.values))
     findings = ask.findings(run, None, None)
-    muted = {one.id: mute.reason for one in findings if (mute := monitor.mutes.of(one))}
+    muted = {one.id: mute for one in findings if (mute := monitor.mutes.of(one))}
+    patterns = [one for one in monitor.mutes.all() if one.is_pattern_of(run)]
     groups = [
         (findings[top], [findings[number] for number in rest])
         for top, rest in folded([(one.id, one.caused_by) for one in findings])
     ]
-    return _page(monitor, "run.html", run=detail, groups=groups, curve=curve, muted=muted)
+    return _page(
+        monitor,
+        "run.html",
+        run=detail,
+        groups=groups,
+        curve=curve,
+        muted=muted,
+        patterns=patterns,
+        may_mute=monitor.config.may_mute,
+        word=WORD,
+    )
 
 
 @router.get("/static/style.css")

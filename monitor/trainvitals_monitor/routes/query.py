@@ -62,7 +62,7 @@ def get_findings(
 ) -> Findings:
     """Every finding that was ever opened, or those of one status or severity."""
     found = ask.findings(run, status, severity)
-    return Findings(findings=[FindingOut(**finding.as_json()) for finding in found])
+    return Findings(findings=[FindingOut(**one.as_json(), muted=ask.muted(one)) for one in found])
 
 
 @router.get(

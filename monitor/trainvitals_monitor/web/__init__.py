@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from trainvitals_monitor.mutes import Mute
+
 _HERE = Path(__file__).parent
 _WIDTH, _HEIGHT, _MARGIN = 600.0, 120.0, 6.0
 _MAX_POINTS = 600
@@ -37,6 +39,18 @@ def moment(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):  # a sender's clock may say anything
         return "-"
+
+
+def muted(mute: Mute) -> str:
+    """What a mute says, in one line."""
+    given = [
+        f"{name} {text}"
+        for name, text in (("detector", mute.detector), ("tensors", mute.tensor))
+        if text != "*"
+    ]
+    what = "Acknowledged" if mute.finding else f"Muted ({', '.join(given) or 'everything'})"
+    until = "" if mute.until is None else f", until {moment(mute.until)} UTC"
+    return f"{what}: {mute.reason}{until}"
 
 
 def plain(value: Any) -> str:
@@ -84,7 +98,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for own in (run_path, number, moment, plain):
+    for own in (run_path, number, moment, muted, plain):
         environment.filters[own.__name__] = own
     return environment
 
