@@ -33,6 +33,7 @@ from trainvitals_monitor.metrics import (
     MetricSpec,
     Scrape,
     scrape,
+    seats,
     wants_openmetrics,
 )
 from trainvitals_monitor.metrics.layout import layer_names
@@ -247,6 +248,38 @@ def test_the_largest_model_stays_within_its_bounds(tmp_path: Path) -> None:
         assert 1500 < own.total() <= MAX_SERIES_PER_RUN
         assert http.metric("trainvitals_run_series", run="large") == own.total()
         assert http.metric("trainvitals_run_series_left_out", run="large") == 4 * (882 - 192)
+
+
+def test_the_worst_of_many_adapters_have_series(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where there is no room for all: half of the places over the whole depth, the others for those that grow most. Who has a
+    place keeps it until another is clearly worse.
+    """
+    monkeypatch.setattr(seats, "MAX_ADAPTERS", 4)
+    names = [f"layers.{layer}.wq.lora_{letter}.weight" for layer in range(10) for letter in "AB"]
+    stream = Stream(names, run="run")
+    factors, norms = dict.fromkeys(names, 1.0), dict.fromkeys(names, 1.0)
+
+    def named_after(growth: dict[int, float], steps: int) -> set[int]:
+        factors.update({f"layers.{at}.wq.lora_A.weight": factor for at, factor in growth.items()})
+        for _ in range(steps):
+            norms.update({name: norm * factors[name] for name, norm in norms.items()})
+            stream.step(values=norms)
+        stream.flush()
+        http.push_all(stream.frames[sent[0] :])
+        sent[0] = len(stream.frames)
+        text = http.get("/metrics").text
+        found = re.findall(r"lora_growth_ratio\{.*?layers\.(\d+)\.wq", text)
+        return {int(layer) for layer in found}
+
+    sent = [0]
+    assert named_after({3: 1.3, 7: 1.2, 5: 1.1}, 5) == {0, 3, 7, 9}
+    assert named_after({5: 1.3}, 5) == {0, 3, 7, 9}
+    assert named_after({5: 2.0}, 5) == {0, 3, 5, 9}
+    assert http.metric("trainvitals_run_series_left_out", run="run") == 4 * 6
+    assert http.metric("trainvitals_lora_growth_ratio", layer="layers.03") == pytest.approx(0.3)
 
 
 def test_caps_hold_whatever_comes(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:

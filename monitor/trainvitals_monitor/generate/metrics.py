@@ -15,7 +15,8 @@ Where the monitor wants a read token, give it to Prometheus as `authorization: c
 
 The number of series is bounded by construction, whatever the model: the last column has the most series that there can
 be of a metric (for each run, where `run` is a label). A run has at most {per_run:,}, all runs together {in_all:,}, newest
-runs first; what is left out is counted. No step, time or pointer is ever a label. A run's series end 15 minutes after
+runs first; what is left out is counted. Where more tensors of a kind are watched than have places, half of the places lie
+evenly over the model's depth, and the others go to the worst as they are now. No step, time or pointer is ever a label. A run's series end 15 minutes after
 it was closed, and a day after the last word of one that vanished.
 
 A **layer** is a tensor's name up to its first number, padded so that layers sort (`layers.03`), or its module where there

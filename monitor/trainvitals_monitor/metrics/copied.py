@@ -4,6 +4,7 @@ What a scrape copies of a run, under its lock: a few columns and numbers, so tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainvitals_monitor.report import coverage
 from trainvitals_monitor.snapshot import ranks_reporting
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 COLUMNS = (
     "norm",
@@ -37,14 +39,15 @@ COLUMNS = (
     "busiest",
     "unused",
 )
-_WINDOW = 256
+WINDOW = 256
+"""Steps over which a trend is taken."""
 
 
 @dataclass(frozen=True)
 class Copied:
     """
     One run at a scrape. `columns`: a statistic's last value by tensor, NaN for none; `trends`: its change a step, by
-    watched tensor (see _trends).
+    watched tensor of the layout (see _trends).
     """
 
     run: str
@@ -121,34 +124,34 @@ def _column(attempt: AttemptHistory, stat: str, size: int) -> FloatArray:
 def _trends(attempt: AttemptHistory, layout: Layout) -> dict[str, FloatArray]:
     """Change a step over the window: of the middle of each expert bias, and of the logarithm of each LoRA A's norm."""
     return {
-        "bias": _slope(attempt, layout.biases, lambda low, high: (low + high) / 2, "low", "high"),
-        "lora_a": _slope(attempt, layout.adapters.a, _log, "norm", "norm"),
+        "bias": _slope(attempt, layout.biases, ("low", "high"), lambda low, high: (low + high) / 2),
+        "lora_a": _slope(attempt, layout.adapters.a, ("norm",), np.log),
     }
 
 
-def _log(norm: FloatArray, _same: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logarithm: FloatArray = np.log(norm)
-    return logarithm
-
-
-def _slope(attempt: AttemptHistory, tensors: Any, of: Any, one: str, other: str) -> FloatArray:
-    """(last - first) / steps between, NaN where there are no two finite looks."""
+def _slope(
+    attempt: AttemptHistory, tensors: IntArray, stats: tuple[str, ...], of: Callable[..., FloatArray]
+) -> FloatArray:  # fmt: skip
+    """
+    (last - first) / steps between, NaN where there are no two finite looks. `of`: what is asked for, from these
+    statistics; a look at which it is not finite does not count.
+    """
     slopes = np.full(len(tensors), np.nan)
     window = attempt.window
-    inside = np.flatnonzero(tensors < len(window.latest(one)))
-    if not len(inside):
+    inside = np.flatnonzero(tensors < len(window.latest(stats[0])))
+    steps = window.last_steps(WINDOW)
+    if not len(inside) or len(steps) < 2:
         return slopes
-    chosen = tensors[inside]
-    values = of(window.last(one, _WINDOW)[0][:, chosen], window.last(other, _WINDOW)[0][:, chosen])
-    steps = window.last_steps(_WINDOW)
-    finite = np.isfinite(values)
-    if len(values) < 2:
-        return slopes
-    column = np.arange(len(chosen))
-    first, last = finite.argmax(axis=0), len(values) - 1 - finite[::-1].argmax(axis=0)
+    looks = [window.last(stat, WINDOW)[0][:, tensors[inside]] for stat in stats]
+    # A norm of zero has no logarithm. Only two looks of each tensor are computed with: this is under the run's lock.
+    known = np.all(
+        [np.isfinite(look) & ((look > 0) | (of is not np.log)) for look in looks], axis=0
+    )
+    column = np.arange(len(inside))
+    first, last = known.argmax(axis=0), len(steps) - 1 - known[::-1].argmax(axis=0)
     between = (steps[last] - steps[first]).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope = (values[last, column] - values[first, column]) / between
-    slopes[inside] = np.where(finite.any(axis=0) & (between > 0), slope, np.nan)
+        after, before = (of(*(look[at, column] for look in looks)) for at in (last, first))
+        slope = (after - before) / between
+    slopes[inside] = np.where(known.any(axis=0) & (between > 0), slope, np.nan)
     return slopes

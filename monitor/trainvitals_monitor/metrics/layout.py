@@ -17,9 +17,6 @@ from trainvitals_monitor.history.attempt import AttemptHistory
 IntArray = npt.NDArray[np.int64]
 
 MAX_LAYERS = 160
-MAX_ROUTERS = 128
-"""Expert biases, and counters of experts' tokens, that have series of their own."""
-MAX_ADAPTERS = 192
 _NUMBER_WIDTH = 2
 
 
@@ -36,7 +33,7 @@ class Group:
 class Layout:
     """
     The groups of a model. `layer_of[i]`: the name of tensor i's layer; `biases`, `counters`, `adapters`: the watched
-    ones that have room, `watched_left_out` those that have not.
+    ones, in the model's order.
     """
 
     run: str
@@ -51,7 +48,6 @@ class Layout:
     biases: IntArray
     counters: IntArray
     adapters: Adapters
-    watched_left_out: dict[str, int]
     labels: dict[str, list[str]]
     """A memo: the labels of a metric's samples."""
 
@@ -66,7 +62,7 @@ class Layout:
             for role in (Role.EXPERT_BIAS, Role.EXPERT_COUNTER)
         )
         adapters = adapters_in(table)
-        kept = np.argsort(order[adapters.a], kind="stable")[:MAX_ADAPTERS]
+        ordered = np.argsort(order[adapters.a], kind="stable")
         roles = [role.value for role in table.role]
         named = sorted(set(roles))
         # A buffer of no known role says nothing by its norm: step counters, masks, caches.
@@ -82,16 +78,14 @@ class Layout:
             layer_of=layer_of,
             layers=_grouped(layer_of, table.is_param, order),
             roles=Group(np.where(told, numbers, -1), named),
-            biases=biases[:MAX_ROUTERS],
-            counters=counters[:MAX_ROUTERS],
+            biases=biases,
+            counters=counters,
             adapters=Adapters(
-                adapters.a[kept], adapters.b[kept], adapters.base[kept], adapters.widest[kept]
+                adapters.a[ordered],
+                adapters.b[ordered],
+                adapters.base[ordered],
+                adapters.widest[ordered],
             ),
-            watched_left_out={
-                "expert_bias": max(0, len(biases) - MAX_ROUTERS),
-                "expert_load": max(0, len(counters) - MAX_ROUTERS),
-                "lora": max(0, len(adapters.a) - MAX_ADAPTERS),
-            },
             labels={},
         )
 

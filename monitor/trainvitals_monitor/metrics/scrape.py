@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -22,10 +23,11 @@ from trainvitals_monitor.metrics.exposition import exposition
 from trainvitals_monitor.metrics.findings import finding_samples
 from trainvitals_monitor.metrics.layout import Layout
 from trainvitals_monitor.metrics.run import run_samples
+from trainvitals_monitor.metrics.seats import Seats, seated
 from trainvitals_monitor.metrics.service import DetectorTotals, process_samples, service_samples
 from trainvitals_monitor.metrics.spec import Block, Sample, blocks
 from trainvitals_monitor.metrics.state import offender_samples, state_blocks
-from trainvitals_monitor.metrics.watched import watched_blocks
+from trainvitals_monitor.metrics.watched import watched_blocks, watched_left_out
 from trainvitals_monitor.monitor import Monitor
 
 MAX_SERIES_PER_RUN = 3500
@@ -37,10 +39,16 @@ LINGER_S = 900.0
 """How long a run's series stay after it was closed: longer than any alert waits, so that short runs are told of too."""
 ABANDONED_S = 86_400.0
 """How long those of a run stay that vanished without a word."""
-_OF_WATCHED = {"expert_bias": 4, "expert_load": 4, "lora": 4}
 _OF_LAYERS = 5
 _COUNTS = 2
 """The two series that say how many there are."""
+
+
+class Known(NamedTuple):
+    """What is kept of a run from one scrape to the next."""
+
+    layout: Layout
+    seats: Seats
 
 
 class Scrape:
@@ -49,7 +57,7 @@ class Scrape:
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
         self._process = ProcessCollector(registry=CollectorRegistry())
-        self._layouts: dict[str, Layout] = {}
+        self._known: dict[str, Known] = {}
         self._detectors = DetectorTotals()
         self._lock = threading.Lock()
         self._cpu_s = 0.0
@@ -75,9 +83,7 @@ class Scrape:
             total += sum(len(block.labels) for block in made)
             left_out += lacking
             yield from made
-        self._layouts = {
-            run.name: self._layouts[run.name] for run in live if run.name in self._layouts
-        }
+        self._known = {run.name: self._known[run.name] for run in live if run.name in self._known}
         own: list[Sample] = [
             ("trainvitals_runs", (), len(live)),
             ("trainvitals_runs_left_out", (), max(0, len(live) - MAX_RUNS)),
@@ -91,13 +97,16 @@ class Scrape:
         yield from blocks(METRICS, own)
 
     def _of_run(self, run: LiveRun, room: int) -> tuple[list[Block], int]:
-        now = copied(run, self._layouts.get(run.name), self._monitor.mutes)
+        known = self._known.get(run.name)
+        now = copied(run, known.layout if known else None, self._monitor.mutes)
         if now is None:
             return [], 0
-        self._layouts[run.name] = now.layout
-        made = [block.known() for block in _blocks(now)]
+        seats = seated(now, known.seats if known else None)
+        self._known[run.name] = Known(now.layout, seats)
+        made = [block.known() for block in _blocks(now, seats)]
         kept, count = _within(made, min(room, MAX_SERIES_PER_RUN) - _COUNTS)
-        left_out = sum(len(block.labels) for block in made) - count + _no_room(now.layout)
+        left_out = sum(len(block.labels) for block in made) - count
+        left_out += watched_left_out(now, seats) + now.layout.layers.left_out * _OF_LAYERS
         counts: list[Sample] = [
             ("trainvitals_run_series", (run.name,), count + _COUNTS),
             ("trainvitals_run_series_left_out", (run.name,), left_out),
@@ -117,13 +126,13 @@ def _age_rank(run: LiveRun) -> float:
     return -float("inf") if run.id is None else -run.id
 
 
-def _blocks(now: Copied) -> Iterator[Block]:
+def _blocks(now: Copied, seats: Seats) -> Iterator[Block]:
     """Most needed first."""
     yield from blocks(METRICS, run_samples(now))
     yield from blocks(METRICS, finding_samples(now))
     yield from blocks(METRICS, checkpoint_samples(now))
     yield from blocks(METRICS, offender_samples(now))
-    yield from watched_blocks(now)
+    yield from watched_blocks(now, seats)
     yield from state_blocks(now)
 
 
@@ -136,9 +145,3 @@ def _within(made: list[Block], room: int) -> tuple[list[Block], int]:
             kept.append(Block(block.metric, block.labels[:size], block.values[:size]))
             count += size
     return kept, count
-
-
-def _no_room(layout: Layout) -> int:
-    """Series of layers and watched tensors beyond the places that there are for them."""
-    watched = sum(count * _OF_WATCHED[kind] for kind, count in layout.watched_left_out.items())
-    return watched + layout.layers.left_out * _OF_LAYERS

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals_monitor.metrics.copied import Copied
-from trainvitals_monitor.metrics.layout import MAX_ADAPTERS, MAX_ROUTERS
+from trainvitals_monitor.metrics.seats import MAX_ADAPTERS, MAX_ROUTERS, Seats
 from trainvitals_monitor.metrics.spec import Block, MetricSpec
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 _TENSOR = ("run", "layer", "tensor")
+_SERIES = 4
+"""That each watched tensor (or pair of adapters) has, whatever its kind."""
 
 WATCHED_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_expert_bias", "info", (*_TENSOR, "dtype"), "The dtype of an expert bias.", MAX_ROUTERS),
@@ -33,35 +35,49 @@ WATCHED_METRICS: tuple[MetricSpec, ...] = (
 _SPECS = {spec.name: spec for spec in WATCHED_METRICS}
 
 
-def watched_blocks(copied: Copied) -> Iterator[Block]:
-    """Of every watched tensor that has room; a statistic that it has not has no sample."""
-    yield from _biases(copied)
-    yield from _loads(copied)
-    yield from _adapters(copied)
+def watched_blocks(copied: Copied, seats: Seats) -> Iterator[Block]:
+    """Of every watched tensor that has a place; a statistic that it has not has no sample."""
+    yield from _biases(copied, seats)
+    yield from _loads(copied, seats)
+    yield from _adapters(copied, seats)
 
 
-def _biases(copied: Copied) -> Iterator[Block]:
-    biases, columns = copied.layout.biases, copied.columns
-    yield _dtypes(copied)
-    spread = columns["high"][biases] - columns["low"][biases]
-    yield _block(copied, "trainvitals_expert_bias_norm", biases, columns["norm"][biases])
-    yield _block(copied, "trainvitals_expert_bias_spread", biases, spread)
-    yield _block(copied, "trainvitals_expert_bias_drift", biases, copied.trends["bias"])
+def watched_left_out(copied: Copied, seats: Seats) -> int:
+    """Series of those that have none."""
+    layout = copied.layout
+    pairs = (
+        (layout.biases, seats.biases),
+        (layout.counters, seats.counters),
+        (layout.adapters.a, seats.adapters),
+    )
+    return _SERIES * sum(len(all_of_them) - len(places) for all_of_them, places in pairs)
 
 
-def _dtypes(copied: Copied) -> Block:
+def _biases(copied: Copied, seats: Seats) -> Iterator[Block]:
+    biases, columns = copied.layout.biases[seats.biases], copied.columns
+    yield _dtypes(copied, seats)
+    given = {
+        "trainvitals_expert_bias_norm": columns["norm"][biases],
+        "trainvitals_expert_bias_spread": columns["high"][biases] - columns["low"][biases],
+        "trainvitals_expert_bias_drift": copied.trends["bias"][seats.biases],
+    }
+    for name, values in given.items():
+        yield _block(copied, seats, name, biases, values)
+
+
+def _dtypes(copied: Copied, seats: Seats) -> Block:
     layout, spec = copied.layout, _SPECS["trainvitals_expert_bias"]
-    memo = layout.labels.setdefault(spec.name, [])
+    memo = seats.labels.setdefault(spec.name, [])
     if not memo:
         memo += [
             spec.labelled(copied.run, layout.layer_of[i], layout.fqn[i], layout.dtype[i])
-            for i in layout.biases
+            for i in layout.biases[seats.biases]
         ]
     return Block(spec.name, memo, [1.0] * len(memo))
 
 
-def _loads(copied: Copied) -> Iterator[Block]:
-    counters = copied.layout.counters
+def _loads(copied: Copied, seats: Seats) -> Iterator[Block]:
+    counters = copied.layout.counters[seats.counters]
     columns = {name: values[counters] for name, values in copied.columns.items()}
     experts = columns["experts"]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -73,29 +89,29 @@ def _loads(copied: Copied) -> Iterator[Block]:
         "trainvitals_experts": experts,
     }
     for name, values in given.items():
-        yield _block(copied, name, counters, values)
+        yield _block(copied, seats, name, counters, values)
 
 
-def _adapters(copied: Copied) -> Iterator[Block]:
-    adapters, norm = copied.layout.adapters, copied.columns["norm"]
-    a, b = norm[adapters.a], norm[adapters.b]
-    base = np.where(adapters.base >= 0, norm[adapters.base], np.nan) if len(norm) else a
+def _adapters(copied: Copied, seats: Seats) -> Iterator[Block]:
+    norm, pairs, places = copied.columns["norm"], copied.layout.adapters, seats.adapters
+    matrix_a, matrix_b, adapted = pairs.a[places], pairs.b[places], pairs.base[places]
+    a, b = norm[matrix_a], norm[matrix_b]
+    base = np.where(adapted >= 0, norm[adapted], np.nan) if len(norm) else a
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         product = a * b / base
-    given = {
-        "trainvitals_lora_growth_ratio": np.expm1(copied.trends["lora_a"]),
-        "trainvitals_lora_product_ratio": product,
-    }
-    yield _block(copied, "trainvitals_lora_norm", adapters.a, a, "a")
-    yield _block(copied, "trainvitals_lora_norm", adapters.b, b, "b")
-    for name, values in given.items():
-        yield _block(copied, name, adapters.a, values)
+    growth = np.expm1(copied.trends["lora_a"][seats.adapters])
+    yield _block(copied, seats, "trainvitals_lora_norm", matrix_a, a, "a")
+    yield _block(copied, seats, "trainvitals_lora_norm", matrix_b, b, "b")
+    yield _block(copied, seats, "trainvitals_lora_growth_ratio", matrix_a, growth)
+    yield _block(copied, seats, "trainvitals_lora_product_ratio", matrix_a, product)
 
 
-def _block(copied: Copied, name: str, tensors: IntArray, values: FloatArray, *more: str) -> Block:
+def _block(
+    copied: Copied, seats: Seats, name: str, tensors: IntArray, values: FloatArray, *more: str
+) -> Block:
     """`more`: labels beyond those of a tensor, the same for all."""
     layout = copied.layout
-    memo = layout.labels.setdefault("/".join((name, *more)), [])
+    memo = seats.labels.setdefault("/".join((name, *more)), [])
     if not memo:
         spec = _SPECS[name]
         memo += [
