@@ -25,7 +25,7 @@ from torch.optim.optimizer import (
 
 from trainvitals.capture import is_capturing
 from trainvitals.scalar import number_of
-from trainvitals.untraced import untraced
+from trainvitals.untraced import STEPS, untraced
 
 BeforeStep = Callable[[Sequence[Optimizer]], None]
 AfterRound = Callable[[Sequence[Optimizer]], None]
@@ -76,6 +76,7 @@ class Clock:
 
     def start(self) -> None:
         """Begin to listen; every hook is removed again by `stop`."""
+        STEPS.hold()
         self._handles = [
             register_optimizer_step_pre_hook(untraced(partial(self._guarded, "clock", self._pre))),
             register_optimizer_step_post_hook(
@@ -87,6 +88,8 @@ class Clock:
         """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
+        if self._handles:
+            STEPS.release()
         self._handles = []
 
     def silence(self) -> None:
@@ -96,8 +99,8 @@ class Clock:
 
     def touched(self) -> list[str]:
         """What of torch's the clock has put hooks on."""
-        names = ("torch.optim.optimizer: step pre-hook", "torch.optim.optimizer: step post-hook")
-        return list(names) if self._handles else []
+        hooks = ["torch.optim.optimizer: step pre-hook", "torch.optim.optimizer: step post-hook"]
+        return [*hooks, STEPS.label] if self._handles else []
 
     @property
     def has_seen_optimizers(self) -> bool:

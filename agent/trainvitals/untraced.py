@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., None]:
@@ -33,7 +35,51 @@ def untraced(function: Callable[..., Any]) -> Callable[..., None]:
     # Read by Dynamo before it inlines a call (torch/_dynamo/variables/functions.py); set by `disable` itself.
     opaque._torchdynamo_disable = True  # type: ignore[attr-defined]
     opaque._torchdynamo_disable_msg = "trainvitals reads state between steps"  # type: ignore[attr-defined]
-    eval_frame: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-    if hasattr(eval_frame, "skip_code"):
-        eval_frame.skip_code(opaque.__code__)
+    run_as_it_is(opaque.__code__, True)
     return opaque
+
+
+def run_as_it_is(code: CodeType, wanted: bool) -> None:
+    """
+    Whether Dynamo passes over frames of this code, and still compiles what they call; `wanted=False` takes it back.
+
+    What torch._dynamo.eval_frame.skip_code does, without importing that.
+    """
+    frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    if hasattr(frames, "set_code_exec_strategy"):
+        action = frames._FrameAction
+        first = action.SKIP if wanted else action.DEFAULT
+        frames.set_code_exec_strategy(code, frames._FrameExecStrategy(first, action.DEFAULT))
+    elif wanted and hasattr(frames, "skip_code"):  # torch before 2.8
+        frames.skip_code(code)
+
+
+class Steps:
+    """
+    What torch puts around every optimizer's `step`, passed over by Dynamo while any agent holds it: it calls the hooks,
+    and then the step that is compiled. Dynamo would begin with that frame, and give it up at the first hook: a graph
+    break, though of no graph.
+    """
+
+    label = "torch.optim.Optimizer.profile_hook_step: not traced"
+
+    def __init__(self) -> None:
+        self._holders = 0
+
+    def hold(self) -> None:
+        """One holder more."""
+        self._holders += 1
+        run_as_it_is(Optimizer.profile_hook_step(_step).__code__, True)
+
+    def release(self) -> None:
+        """One less; the last one gives it back."""
+        self._holders -= 1
+        if not self._holders:
+            run_as_it_is(Optimizer.profile_hook_step(_step).__code__, False)
+
+
+STEPS = Steps()
+
+
+def _step(optimizer: Optimizer) -> None:
+    """Something to be wrapped."""
