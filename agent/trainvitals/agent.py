@@ -280,7 +280,8 @@ class Agent:
     def _limits(self) -> list[str]:
         """What can't be known of this training, and why."""
         of_tensors = self._guard.call("limits", limits_of_tensors, self._slots) or []
-        return [*self._limits_at_attach, *of_tensors]
+        of_probes = [text for probe in self._probes for text in probe.limits()]
+        return [*self._limits_at_attach, *of_tensors, *of_probes]
 
     def _steps_done(self) -> int:
         return self._progress.step

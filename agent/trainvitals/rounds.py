@@ -47,6 +47,7 @@ class Rounds:
         self._choice: Choice | None = None
         self._is_resting = False
         self._counting = [each for each in probes if type(each).rest is not Probe.rest]
+        self._hooked = [each for each in probes if type(each).aside is not Probe.aside]
         self._steps: list[tuple[int, float, float, float]] = []
         self._ended_at = time.perf_counter()
         self._agent_seconds = 0.0
@@ -63,7 +64,8 @@ class Rounds:
         else:
             for probe in self._probes:
                 self._timed(probe, probe.before_step, look)
-        self._agent_seconds += time.perf_counter() - started
+        aside = sum(probe.aside() for probe in self._hooked)
+        self._agent_seconds += time.perf_counter() - started + aside
 
     def after_round(self, optimizers: Sequence[Optimizer]) -> None:
         """When all optimizers of the round have stepped: one more step is done."""

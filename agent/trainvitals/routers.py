@@ -1,15 +1,17 @@
 """
 Where a model routes: the token counters, balancing biases and experts' weights that belong together.
 
-Found by what lies beside what, with the field's names only as a start (roles.py): a counter or bias of E elements or a
-router's weight [E, width], and in the same module or below it weights [E, ..., ...] or a numbered list of E experts
-with equal shapes. No module is asked for anything but its number of choices.
+Found by what lies beside what: a counter or bias of E elements or a router's weight [E, width], and in the same module
+or below it weights [E, ..., ...] or a numbered list of E experts with equal shapes. The field's names (roles.py) are a
+start; a weight of any other name is a router's if experts of its width lie beside it, and a module there says how many
+of them a token gets (ten layers and a head of ten classes look the same otherwise). No module is asked for anything
+but that number.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,14 +19,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from trainvitals.roles import Role, role_of
 from trainvitals.slots import SlotTable
+from trainvitals.tree import Tree, shared_way
 
 MAX_EXPERTS = 1024
 _CHOICES = (
     "top_k", "topk", "k", "num_experts_per_tok", "num_experts_per_token", "experts_per_token",
-    "moe_router_topk",
+    "moe_router_topk", "moe_top_k",
 )  # fmt: skip
-"""What a router's number of choices is called: torchtitan, DeepSeek, Mixtral and Qwen, gpt-oss, Megatron-LM."""
+"""What a router's number of choices is called: torchtitan, DeepSeek, Mixtral and Qwen, gpt-oss, Megatron-LM, DBRX."""
 _NUMBERED = re.compile(r"\.(\d+)\.")
+_WEIGHTS = (Role.ROUTER, Role.OTHER)
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,14 @@ class Router:
     One mixture of experts, as indices into the slot table; -1: there is none.
 
     `stack`: weights of all experts in one tensor. `listed`: one weight of each expert, in their order, where they are
-    modules of their own. `chosen`: experts a token.
+    modules of their own. `weight`: the router's. `chosen`: experts a token, 0 if nobody says.
     """
 
     experts: int
     chosen: int
     counter: int = -1
     bias: int = -1
+    weight: int = -1
     stack: int = -1
     listed: tuple[int, ...] = ()
 
@@ -48,16 +53,27 @@ def find_routers(slots: SlotTable) -> list[Router]:
     """All of them, in the model's order. Cost: 10 us a tensor; ask again only when there are other slots."""
     places = _Places(slots)
     found: dict[str, Router] = {}
-    for role in (Role.EXPERT_COUNTER, Role.EXPERT_BIAS, Role.ROUTER):
+    for role in (Role.EXPERT_COUNTER, Role.EXPERT_BIAS, Role.ROUTER, Role.OTHER):
         for index in places.of(role):
-            home = _parent(slots.fqn(index))
-            above = _parent(home)
-            if home in found or (role is not Role.EXPERT_COUNTER and above in found):
-                continue
-            router = places.router(index, home, above)
+            router = places.router(index)
             if router is not None:
-                found[home if router.counter == index else above] = router
+                found.setdefault(*router)
     return list(found.values())
+
+
+def routing_module(router: Router, slots: SlotTable, tree: Tree) -> nn.Module | None:
+    """
+    The module whose output is the routing: of those that hold the router's weight the outermost one that does not hold
+    the experts, too. None where the weight is the mixture's own, or nowhere.
+    """
+    experts = router.stack if router.stack >= 0 else next(iter(router.listed), -1)
+    if router.weight < 0 or experts < 0:
+        return None
+    way, other = (
+        tree.way_to(slots.slots[index].place.home()) for index in (router.weight, experts)
+    )
+    together = shared_way(way, other)
+    return way[len(together)] if together and len(way) > len(together) else None
 
 
 class _Places:
@@ -65,6 +81,7 @@ class _Places:
 
     def __init__(self, slots: SlotTable) -> None:
         self._slots = slots
+        self._tree = Tree(slots.models)
         self._shapes = [tuple(slots.layout(index).shape) for index in range(len(slots))]
         self._roles = [role_of(slots.fqn(index)) for index in range(len(slots))]
         self._under: dict[str, list[int]] = {}
@@ -82,43 +99,63 @@ class _Places:
             index
             for index, (role, shape) in enumerate(zip(self._roles, self._shapes, strict=True))
             if role in roles
-            and len(shape) == (2 if role is Role.ROUTER else 1)
+            and len(shape) == (2 if role in _WEIGHTS else 1)
             and 2 <= shape[0] <= MAX_EXPERTS
         ]
 
-    def router(self, index: int, home: str, above: str) -> Router | None:
-        """The router that this tensor is of; None for a gate without experts."""
-        experts = self._shapes[index][0]
-        stack, listed = self._experts(experts, home, above)
-        role = self._roles[index]
-        if role is Role.ROUTER and stack < 0 and not listed:
+    def router(self, index: int) -> tuple[str, Router] | None:
+        """The mixture of experts that this tensor is of, by name, and its router; None for a gate without experts."""
+        home = _parent(self._slots.fqn(index))
+        above = _parent(home)
+        role, experts, chosen = self._roles[index], self._shapes[index][0], self._chosen(index)
+        mixture, stack, listed = self._experts(experts, home, above)
+        if role in _WEIGHTS and mixture is None and chosen:
+            mixture, stack, listed = self._experts(experts, _parent(above))
+        if role in _WEIGHTS and mixture is None:
             return None
-        near = [
-            each
-            for each in self.of(Role.EXPERT_BIAS)
-            if self._shapes[each][0] == experts and _is_near(self._slots.fqn(each), home, above)
-        ]
-        return Router(
+        is_plain = role is not Role.OTHER and mixture in (None, home, above)
+        if not is_plain and not (chosen and self._is_beside(index, stack, listed)):
+            return None
+        router = Router(
             experts=experts,
-            chosen=self._chosen(index, experts),
+            chosen=chosen,
             counter=index if role is Role.EXPERT_COUNTER else -1,
-            bias=near[0] if near else -1,
+            bias=self._near(Role.EXPERT_BIAS, experts, home, above),
+            weight=index if role in _WEIGHTS else self._near(Role.ROUTER, experts, home, above),
             stack=stack,
             listed=listed,
         )
+        if mixture is None:
+            mixture = home if role is Role.EXPERT_COUNTER else above
+        return mixture, router
 
-    def _experts(self, experts: int, home: str, above: str) -> tuple[int, tuple[int, ...]]:
-        """Weights of this many experts, under the module itself, else under the one that holds it."""
-        for prefix in dict.fromkeys((home, above)):
+    def _near(self, role: Role, experts: int, home: str, above: str) -> int:
+        near = (
+            each
+            for each in self.of(role)
+            if self._shapes[each][0] == experts and _is_near(self._slots.fqn(each), home, above)
+        )
+        return next(near, -1)
+
+    def _is_beside(self, index: int, stack: int, listed: tuple[int, ...]) -> bool:
+        """Whether experts are as wide as this weight, and not in one module with it."""
+        weights = (stack,) if stack >= 0 else listed
+        home = _parent(self._slots.fqn(index))
+        inside = any(_parent(self._slots.fqn(each)) == home for each in weights)
+        return not inside and self._shapes[index][-1] in self._shapes[weights[0]][-2:]
+
+    def _experts(self, experts: int, *prefixes: str) -> tuple[str | None, int, tuple[int, ...]]:
+        """Weights of this many experts, under the first of these modules that has any, and its name; None: none."""
+        for prefix in dict.fromkeys(prefixes):
             under = self._under.get(prefix, [])
             for index in under:
                 shape = self._shapes[index]
                 if len(shape) == 3 and shape[0] == experts and not self._convolves(index):
-                    return index, ()
+                    return prefix, index, ()
             listed = self._listed(experts, prefix, under)
             if listed:
-                return -1, listed
-        return -1, ()
+                return prefix, -1, listed
+        return None, -1, ()
 
     def _listed(self, experts: int, prefix: str, under: Iterable[int]) -> tuple[int, ...]:
         """The same weight of each expert in a list of them."""
@@ -140,21 +177,22 @@ class _Places:
         """A gated convolution has a gate, and three dims, too."""
         return isinstance(self._slots.slots[index].place.home(), _ConvNd)
 
-    def _chosen(self, index: int, experts: int) -> int:
-        home = self._slots.slots[index].place.home()
-        for module in _around(home):
+    def _chosen(self, index: int) -> int:
+        experts = self._shapes[index][0]
+        for module in _around(self._tree.way_to(self._slots.slots[index].place.home())):
             for name in _CHOICES:
                 value = getattr(module, "__dict__", {}).get(name)
                 if type(value) is int and 1 <= value <= experts:
                     return value
-        return 1
+        return 0
 
 
-def _around(home: nn.Module | None) -> Iterator[object]:
-    """The module itself, its parts, and its configuration."""
-    if home is not None:
+def _around(way: Sequence[nn.Module]) -> Iterator[object]:
+    """The last module of the way, its parts and its configuration; then the one that it is in, and that one's."""
+    for home in way[:-3:-1]:
         yield home
-        yield from home.children()
+        if home is way[-1]:
+            yield from home.children()
         yield getattr(home, "config", None)
 
 

@@ -4,15 +4,22 @@ Routers are found by structure; their loads are read right, whoever resets the c
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from tests.agent.rig import Rig
-from trainvitals.probes.routing.load import Load, effective, follows
+from trainvitals.expert_load import effective
+from trainvitals.probes.routing import Routing
+from trainvitals.probes.routing.choices import Choices
+from trainvitals.probes.routing.load import Load, follows
 from trainvitals.routers import find_routers
 from trainvitals.slots import SlotTable
 
@@ -137,3 +144,122 @@ def test_experts_without_a_gradient_are_counted() -> None:
     assert rig.row("feeding", "a.w1")["unfed"] == 1
     assert rig.row("feeding", "a.w1")["fed"] == 3
     assert rig.row("feeding", "b.experts.0.weight")["unfed"] == 3
+
+
+class Routes(nn.Module):
+    """A router as transformers has them: scores, weights and choices."""
+
+    def __init__(self, width: int = 6, experts: int = 4) -> None:
+        super().__init__()
+        self.top_k = 2
+        self.weight = nn.Parameter(torch.randn(experts, width))
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scores = nn.functional.linear(hidden, self.weight)
+        weights, chosen = scores.softmax(-1).topk(self.top_k, -1)
+        return scores, weights, chosen
+
+
+class Mixture(nn.Module):
+    """Stacked experts behind a router that keeps no counter, and is not called as any other is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chooser = Routes()
+        self.w1 = nn.Parameter(torch.randn(4, 6, 6))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        _, weights, chosen = self.chooser(hidden)
+        mixed = torch.einsum("td,tkde->tke", hidden, self.w1[chosen])
+        out: torch.Tensor = hidden + (mixed * weights[..., None]).sum(1)
+        return out
+
+
+def _count(output: object, *, chosen: int = 2, biased: bool = False) -> list[int] | None:
+    counts = torch.zeros(5, dtype=torch.int64)
+    tokens = Choices(4, chosen, biased).count(output, counts)
+    return counts.tolist() if tokens else None
+
+
+def test_choices_are_read_from_what_routers_return() -> None:
+    """As numbers of experts, as a map, or as scores; numbers that no expert has are counted apart."""
+    scores = torch.tensor([[0.1, 0.9, 0.8, 0.0], [0.0, 0.9, 0.1, 0.5]])
+    chosen = scores.topk(2, -1).indices
+    assert _count((scores, torch.ones(2, 2), chosen)) == [0, 2, 1, 1, 0]
+    assert _count((torch.ones(2, 4), chosen.int().view(1, 2, 2))) == [0, 2, 1, 1, 0]
+    assert _count(torch.zeros(2, 4, dtype=torch.bool).scatter(1, chosen, True))[:4] == [0, 2, 1, 1]  # type: ignore[index]
+    assert _count(scores) == [0, 2, 1, 1, 0]
+    assert _count((scores, torch.tensor([[1, 4], [-1, 99]]))) == [0, 1, 0, 0, 3]
+
+
+def test_what_may_be_no_choice_is_not_read() -> None:
+    """Scores that a bias is added to, or of which nobody says how many are taken; one dim; nothing."""
+    scores = torch.randn(3, 4)
+    assert _count(scores, biased=True) is None
+    assert _count(scores, chosen=0) is None
+    assert _count((torch.randn(3, 6), torch.arange(6))) is None
+    assert _count((torch.randn(0, 4), None)) is None
+
+
+def test_many_tokens_are_sampled() -> None:
+    """Evenly over all of them."""
+    chosen = torch.arange(40_000).remainder(4).view(-1, 1)
+    counts = _count(chosen, chosen=1)
+    assert counts is not None
+    assert sum(counts) == 40_000 // 3 + 1
+    assert max(counts[:4]) - min(counts[:4]) <= 1
+
+
+def test_a_router_of_any_name_is_found_and_heard() -> None:
+    """From the second step on; without the number of choices, a layer of four classes is no router."""
+    model = Mixture()
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model(torch.randn(50, 6)).square().sum().backward()
+        with torch.no_grad():
+            model(torch.randn(7, 6))  # an evaluation is not counted
+        rig.round(optimizer)
+    assert list(rig.rows("routing", "chooser.weight")) == [2, 3]
+    assert rig.row("routing", "chooser.weight")["recent_tokens"] == 200
+    del model.chooser.__dict__["top_k"]
+    assert find_routers(SlotTable([model])) == []
+
+
+def test_a_copied_or_pickled_model_has_none_of_our_hooks(tmp_path: Path) -> None:
+    """They work, and load where this package is not installed; closing takes the model's own hook off."""
+    model = Mixture()
+    rig = Rig(model)
+    model(torch.randn(5, 6)).sum().backward()
+    rig.round(torch.optim.SGD(model.parameters(), lr=0.1))
+    assert len(model.chooser._forward_hooks) == 1
+    torch.save(model, tmp_path / "model.pt")
+    assert b"trainvitals" not in pickle.dumps(next(iter(model.chooser._forward_hooks.values())))
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    for twin in (copy.deepcopy(model), loaded):
+        assert torch.equal(twin(torch.ones(2, 6)), model(torch.ones(2, 6)))
+    for probe in rig.probes:
+        probe.close()
+    assert not model.chooser._forward_hooks
+
+
+def test_a_compiled_function_that_calls_the_model_keeps_its_graph() -> None:
+    """That can't be seen from the model: the hook is placed, traced to nothing, and said to have heard nothing."""
+    model = Mixture()
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    torch._dynamo.reset()
+    counters.clear()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = model(hidden).square().mean()
+        return loss
+
+    for _ in range(4):
+        forward(torch.randn(8, 6)).backward()
+        rig.round(optimizer)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    routing = next(probe for probe in rig.probes if isinstance(probe, Routing))
+    assert "of 1 routers no choice was seen" in routing.limits()[0]

@@ -112,6 +112,8 @@ def _of_model(model: nn.Module) -> Iterator[tuple[str, object]]:
     for name, module in model.named_modules():
         for kind in _MODULE_HOOKS:
             where = f"module {name}: {kind}"
+            if kind == "_forward_hooks":
+                where = f"module {name}: forward hook"
             if not name and kind == "_forward_pre_hooks":
                 where = f"{type(module).__name__}: forward pre-hook"
             yield where, tuple(getattr(module, kind, ()))

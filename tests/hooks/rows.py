@@ -27,6 +27,13 @@ from tests.hooks.compiled_rows import (
     save_by_dcp,
     save_by_torch,
 )
+from tests.hooks.routed_rows import (
+    mixture,
+    mixture_checkpointed,
+    mixture_checkpointed_by_operator,
+    mixture_compiled,
+    mixture_in_a_compiled_function,
+)
 from tests.hooks.running import Row, Trainer
 from tests.hooks.stepping_rows import (
     accumulation,
@@ -70,5 +77,7 @@ ROWS: tuple[Row, ...] = (
     Row(alternating_optimizers, steps=3),
     *_rows((optimizer_in_backward, optimizer_in_backward_compiled)),
     *_rows((foreach_optimizer, single_tensor_optimizer, fused_optimizer, fused_sgd)),
+    *_rows((mixture, mixture_checkpointed, mixture_checkpointed_by_operator), graphs=0),
+    *_rows((mixture_compiled, mixture_in_a_compiled_function), graphs=1),
     *_rows((save_by_torch, save_by_dcp, save_and_load)),
 )

@@ -19,7 +19,7 @@ from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.replay import replay
 
 PROGRAMS = Path(__file__).parent / "programs"
-LIMIT_S = 240
+LIMIT_S = 400
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from trainvitals.facts.beginning import BEGINNING, ROWS
 from trainvitals.facts.inputs import DRAWS
 from trainvitals.facts.ranks import GRADIENT_REPLICAS, INPUTS, REPLICAS
-from trainvitals.facts.routing import BALANCING, FEEDING, LOAD_LOOKS, ROUTING
+from trainvitals.facts.routing import BALANCING, EXPERT_LOADS, FEEDING, LOAD_LOOKS, ROUTING
 from trainvitals.facts.run import GROUPS, MANIFEST, SCALARS, STEPS
 from trainvitals.facts.state import (
     DIGEST_COLUMNS,
@@ -50,7 +50,16 @@ _SERIES_TABLES = (
     BALANCING,
 )
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
-TABLES: tuple[Table, ...] = (*TENSOR_TABLES, MANIFEST, GROUPS, SCALARS, STEPS, INPUTS, DRAWS)
+TABLES: tuple[Table, ...] = (
+    *TENSOR_TABLES,
+    EXPERT_LOADS,
+    MANIFEST,
+    GROUPS,
+    SCALARS,
+    STEPS,
+    INPUTS,
+    DRAWS,
+)
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 
 # Made by the monitor of what several ranks say; never sent.
@@ -70,6 +79,7 @@ __all__ = [
     "DIGESTS",
     "DIGEST_COLUMNS",
     "DRAWS",
+    "EXPERT_LOADS",
     "EXTREMES",
     "FEEDING",
     "GRADIENTS",

@@ -1,8 +1,9 @@
 """
 Facts about mixtures of experts: who gets the tokens, and which way a balancing bias moves.
 
-Every rank counts its own tokens, which are a fair sample of all: the lowest rank speaks, and loads are not added up
-(whether a counter already holds the sum over ranks is not to be seen).
+Every rank counts its own tokens. Where ranks declare that they share a router, they tell its loads expert by expert, and
+the monitor adds them up; else the lowest rank speaks for all, as of a sample. Whether a counter already holds the sum over
+ranks is not to be seen, and changes no share: how many choices there were is therefore taken from one rank.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def _count(name: str, text: str) -> Column:
 
 ROUTING = Table(
     name="routing",
-    help="The load of a router's experts, from its token counter (the tensor), read before the step.",
+    help="The load of a router's experts, from its token counter (the tensor), read before the step, or from what the router "
+    "returned (its weight is the tensor then).",
     columns=(
         _sample("experts", "int64", "how many experts there are"),
         _sample("chosen", "int64", "experts a token, as the module says; 1 if it does not"),
@@ -42,6 +44,26 @@ ROUTING = Table(
         _sample("recent_tokens", "float64", f"choices in the last {LOAD_LOOKS} looks"),
         _sample("recent_effective", "float64", "effective experts over these looks together"),
         _sample("unused", "int64", "experts that were not chosen once in these looks"),
+    ),
+)
+EXPERT_LOADS = Table(
+    name="expert_loads",
+    help="Choices of one expert, by one of several ranks that share the router (the tensor, as in routing, which the "
+    "monitor makes of this).",
+    keys=("tensor", "expert", "step"),
+    columns=(
+        Column(
+            name="choices", dtype="float64", merge=Merge.SUM, help="choices since the look before"
+        ),
+        Column(
+            name="recent",
+            dtype="float64",
+            merge=Merge.SUM,
+            help=f"choices in the last {LOAD_LOOKS} looks",
+        ),
+        Column(
+            name="of_a_token", dtype="int64", merge=Merge.MAX, help="experts a token, 0: unknown"
+        ),
     ),
 )
 FEEDING = Table(

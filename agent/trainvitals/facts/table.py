@@ -58,5 +58,6 @@ KEY_DTYPES = {
     "group": "int32",  # index into the attempt's parameter groups, all optimizers counted through
     "scalar": "int32",  # index into the header's scalar names
     "checkpoint": "int32",  # the number of the save or load within this rank's attempt
+    "expert": "int32",  # its number within the router
     "entry": "int32",  # index into that checkpoint's keys
 }

@@ -154,6 +154,14 @@ class Probe(ABC):
     def after_rests(self, slots: SlotTable, record: Record) -> None:  # noqa: B027
         """Called when such rounds are over, before anything newer is told: what `rest` has kept."""
 
+    def aside(self) -> float:
+        """Seconds that hooks of its own took since this was asked last: the budget pays for them, too."""
+        return 0.0
+
+    def limits(self) -> list[str]:
+        """What it can't know of this training, and why."""
+        return []
+
     def touched(self) -> list[str]:
         """What of others' it has hooks or patches on; `close` removes them."""
         return []

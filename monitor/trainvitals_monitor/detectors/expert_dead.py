@@ -18,8 +18,8 @@ class ExpertDead(Detector):
     """
     Detects:
         Experts that were not chosen once in the last 32 looks, though equal chances would have given each of them
-        hundreds of tokens (from the token counter); or that had no gradient at any of these looks, while most experts
-        had one at nearly each (from the gradients, which need no counter).
+        hundreds of tokens (from the token counter, or from what the router returns; of all ranks that share it); or that
+        had no gradient at any of these looks, while most experts had one at nearly each.
 
     Why it matters:
         A dead expert is paid for and learns nothing; without tokens it has no gradient by which it could come back.

@@ -17,8 +17,8 @@ from trainvitals_monitor.history import View
 class ExpertLoadImbalance(Detector):
     """
     Detects:
-        At each of the last looks, the load of a router's experts (by its token counter, over 32 looks together) is very
-        uneven, and it does not get more even. A warning if it was even in this attempt before, and info if it
+        At each of the last looks, the load of a router's experts (by its token counter or its outputs, over 32 looks
+        together) is very uneven, and it does not get more even. A warning if it was even in this attempt before, and info if it
         has been so from the start.
 
     Why it matters:
@@ -34,8 +34,8 @@ class ExpertLoadImbalance(Detector):
         Check what balances the load: the coefficient of the loss, the counts from which the bias is updated.
 
     Misses:
-        Routers without a token counter. A balancing bias that moves against the load, a router that is not trained, and
-        a learning rate that still rises make it info.
+        Routers without a token counter that are compiled. A balancing bias that moves against the load, a router that
+        is not trained, and a learning rate that still rises make it info.
     """
 
     name = "expert-load-imbalance"
@@ -87,7 +87,7 @@ class ExpertLoadImbalance(Detector):
             info = not fell or is_by_design(view, tensor)
             yield Claim(
                 tensors=np.array([tensor]),
-                message="for {looks} looks {fqn} counts the load of {effective:.1f} equally used experts where there are "
+                message="for {looks} looks the load by {fqn} is that of {effective:.1f} equally used experts where there are "
                 "{experts}, and {best:.1f} at best.",
                 advice="Check what balances the load: the coefficient of the loss, the counts that move the bias.",
                 evidence={

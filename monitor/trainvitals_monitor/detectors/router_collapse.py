@@ -18,8 +18,8 @@ class RouterCollapse(Detector):
     """
     Detects:
         Over the last looks together, the load of a router's experts is nearly as uneven as it can be, and it does not
-        get more even. Loads come from the token counter; evenness is 0 where as many experts as a token has choices
-        take everything, 1 where all have the same load.
+        get more even. Loads come from the token counter, or from what the router returns; evenness is 0 where as many
+        experts as a token has choices take everything, 1 where all have the same load.
 
     Why it matters:
         The other experts are paid for and learn nothing. The loss falls all the same, as that of a much smaller model.
@@ -34,9 +34,9 @@ class RouterCollapse(Detector):
         weight, or that the balancing bias moves against the load.
 
     Misses:
-        Routers without a token counter. A balancing bias that moves against the load, a router that is not trained, and
-        a learning rate that still rises make it info: that heals, or is meant so. Trained experts that all serve one
-        narrow domain may look like this.
+        Routers without a token counter that are compiled. A balancing bias that moves against the load, a router that
+        is not trained, and a learning rate that still rises make it info: that heals, or is meant so. Trained experts
+        that all serve one narrow domain may look like this.
     """
 
     name = "router-collapse"
@@ -92,7 +92,7 @@ class RouterCollapse(Detector):
                 continue
             yield Claim(
                 tensors=np.array([tensor]),
-                message="over {looks} looks {fqn} counts the load of {effective:.1f} equally used experts where there "
+                message="over {looks} looks the load by {fqn} is that of {effective:.1f} equally used experts where there "
                 "are {experts}, and it does not get more even.",
                 advice="Check that the balancing loss is part of the loss and reaches the router, or that the "
                 "balancing bias moves against the load.",

@@ -6,6 +6,7 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     rank.py         one rank's side: its tensor table, the order of its frames
     tensors.py      the attempt's tensor table, by canonical FQN
     merge.py        the ranks' parts of one step make one row
+    expert_loads.py the loads of routers that ranks share, added up
     series.py       the recent window, step-major
     schedule.py     how learning rates began and went on
     held.py         which optimizer holds which tensor, at what learning rate

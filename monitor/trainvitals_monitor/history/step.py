@@ -15,14 +15,17 @@ import numpy.typing as npt
 from trainvitals.facts import (
     BEGINNING,
     DIGESTS,
+    EXPERT_LOADS,
     GRADIENT_REPLICAS,
     GRADIENTS,
     REPLICAS,
+    ROUTING,
     TENSOR_TABLES,
     Table,
 )
 from trainvitals_monitor.header import MAX_TENSORS
 from trainvitals_monitor.history.by_rank import TABLES as TABLES_BY_RANK
+from trainvitals_monitor.history.expert_loads import routing_of
 from trainvitals_monitor.history.merge import Parts, Piece, merge
 from trainvitals_monitor.history.replicas import Told
 
@@ -98,6 +101,7 @@ def absorb(attempt: AttemptHistory, pending: Pending, step: int) -> None:
             decay = columns.get("weight_decay", np.full(len(groups), np.nan))
             attempt.held.rates(rank, groups[fit], columns["lr"][fit], decay[fit], step)
     _compared(attempt, pending)
+    _routed(attempt, pending)
     for table in TABLES_BY_RANK:
         for rank, columns in pending.of(table.name):
             attempt.by_rank.put(step, table, rank, columns)
@@ -152,6 +156,17 @@ def _compared(attempt: AttemptHistory, pending: Pending) -> None:
         tensors, columns = compare(told)
         if len(tensors):
             attempt.window.write(made, tensors, columns)
+
+
+def _routed(attempt: AttemptHistory, pending: Pending) -> None:
+    """What the ranks that share a router counted, added up."""
+    told = [_told(attempt, *one) for one in pending.of(EXPERT_LOADS.name)]
+    if not told:
+        return
+    named = {number: rank.to_attempt for number, rank in attempt.ranks.items()}
+    tensors, columns = routing_of(told, named)
+    if len(tensors):
+        attempt.window.write(ROUTING, tensors, columns)
 
 
 def _told(attempt: AttemptHistory, number: int, columns: Rows) -> Told:

@@ -57,10 +57,11 @@ class Layout:
         table = attempt.tensors
         layer_of = layer_names(table.fqn)
         order = table.order
-        biases, counters = (
+        biases, counters, routers = (
             _in_order(np.flatnonzero(table.mask(role)), order)
-            for role in (Role.EXPERT_BIAS, Role.EXPERT_COUNTER)
+            for role in (Role.EXPERT_BIAS, Role.EXPERT_COUNTER, Role.ROUTER)
         )
+        counters = counters if len(counters) else routers
         adapters = adapters_in(table)
         ordered = np.argsort(order[adapters.a], kind="stable")
         roles = [role.value for role in table.role]

@@ -3,6 +3,8 @@ Who gets the tokens in a mixture of experts.
 
     routing.py   the probe
     load.py      what a token counter says, whoever resets it when
+    outputs.py   hooks on routers that have no counter
+    choices.py   what a router's output says of its choices
     feeding.py   which experts have a gradient
 """
 

@@ -1,5 +1,5 @@
 """
-The load of one router's experts over its last looks, from a counter that somebody may reset at any time.
+The load of one router's experts over its last looks, such as from a counter that somebody may reset at any time.
 """
 
 from __future__ import annotations
@@ -47,14 +47,12 @@ class Load:
         is_reset = is_equal or bool((counts < before).any()) or not before.any()
         since = counts if is_reset or self._was_reset else counts - before
         self._was_reset = is_reset
+        return self.add(since)
+
+    def add(self, since: Floats) -> Floats:
+        """Choices since the look before, from one who knows them."""
         self.recent.append(since)
         return since
-
-
-def effective(loads: Floats) -> float:
-    """exp of the entropy of the shares: between 1 and the number of experts."""
-    shares = loads[loads > 0] / loads.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def follows(change: Floats, load: Floats) -> float | None:

@@ -1,5 +1,6 @@
 """
-The probe of mixtures of experts: loads from token counters, feeding from gradients, and where a balancing bias goes.
+The probe of mixtures of experts: loads from token counters or routers' outputs, feeding from gradients, and where a
+balancing bias goes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import numpy.typing as npt
 import torch
 
 from trainvitals.dtypes import reading
+from trainvitals.expert_load import routing_row
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.probes.routing.feeding import Feeding
-from trainvitals.probes.routing.load import Load, effective, follows
+from trainvitals.probes.routing.load import Load, follows
+from trainvitals.probes.routing.outputs import Hook, Outputs
 from trainvitals.routers import Router, find_routers
 
 Floats = npt.NDArray[np.float64]
@@ -27,11 +30,18 @@ class _Seen:
     """What was read of one router: up to the look before, and at this one."""
 
     router: Router
+    hook: Hook | None = None
+    """Of a router without a counter; None also where no hook is safe."""
     load: Load = field(default_factory=Load)
     feeding: Feeding = field(default_factory=Feeding)
     bias: Floats | None = None
     weighed: Floats | None = None
     """Load (or feeding) at the look before."""
+
+    @property
+    def subject(self) -> int:
+        """The tensor that loads are told of."""
+        return self.router.counter if self.router.counter >= 0 else self.router.weight
 
 
 class Routing(Probe):
@@ -39,6 +49,8 @@ class Routing(Probe):
     Looks before the step, once a round: frameworks zero their counters in a step pre-hook (torchtitan), while gradients
     are finished (Megatron-LM) or when the next step begins. Counters and biases are a few numbers, read in turn;
     gradients of experts are read when the budget has chosen them. One host copy for all counters and biases.
+
+    Routers without a counter are asked by hooks (outputs.py), which count in the steps that will be looked at.
     """
 
     name = "routing"
@@ -48,6 +60,7 @@ class Routing(Probe):
         self._known = -1
         self._seen: list[_Seen] = []
         self._step = -1
+        self._outputs: Outputs | None = None
 
     def before_step(self, look: Look) -> None:
         """Rows for every router of which something is known."""
@@ -57,13 +70,19 @@ class Routing(Probe):
         self._refresh(look)
         if not self._seen:
             return
-        turns = -(-len(self._seen) // ROUTERS_A_STEP)
-        chosen = self._seen[look.step % turns :: turns]
-        numbers = _read(look, [each.router.counter for each in chosen])
-        biases = _read(look, [each.router.bias for each in chosen])
-        for seen, counts, bias in zip(chosen, numbers, biases, strict=True):
+        chosen = self._turn(look.step)
+        numbers = _fetch(
+            [_local(look, seen.router.counter) for seen in chosen]
+            + [None if seen.hook is None else seen.hook.take() for seen in chosen]
+            + [_local(look, seen.router.bias) for seen in chosen]
+        )
+        self._arm(self._turn(look.step + 1))
+        count = len(chosen)
+        for number, seen in enumerate(chosen):
+            counts, taken, bias = numbers[number::count]
             writes = _writes(look, seen.router.counter)
             load = None if counts is None else seen.load.read(counts, writes)
+            load = load if taken is None else seen.load.add(taken)
             fed = seen.feeding.read(look, seen.router) if _is_chosen(look, seen.router) else None
             weight = load if load is not None or fed is None else fed.astype(np.float64)
             _report_bias(look, seen, bias, weight)
@@ -73,16 +92,51 @@ class Routing(Probe):
             if fed is not None:
                 _report_feeding(look, seen)
 
+    def rest(self, look: Look) -> None:  # noqa: ARG002  (that it happens is all)
+        """Nobody will ask what hooks have counted."""
+        self._arm([])
+
+    def aside(self) -> float:
+        """What the hooks took."""
+        if self._outputs is None:
+            return 0.0
+        seconds, self._outputs.seconds = self._outputs.seconds, 0.0
+        return seconds
+
+    def limits(self) -> list[str]:
+        """Why there is no load of some routers."""
+        return [] if self._outputs is None else self._outputs.limits()
+
+    def touched(self) -> list[str]:
+        """The modules that have a hook."""
+        return [] if self._outputs is None else self._outputs.touched()
+
     def close(self) -> None:
-        """Forget what was read."""
+        """Forget what was read, and take the hooks off."""
         self._seen = []
+        if self._outputs is not None:
+            self._outputs.close()
 
     def _refresh(self, look: Look) -> None:
         if look.slots.version == self._known:
             return
         self._known = look.slots.version
+        routers = find_routers(look.slots)
+        if routers and self._outputs is None:
+            self._outputs = Outputs(self.guarded)
+        hooks = {} if self._outputs is None else self._outputs.place(routers, look.slots)
         before = {each.router: each for each in self._seen}
-        self._seen = [before.get(each, _Seen(each)) for each in find_routers(look.slots)]
+        self._seen = [before.get(each) or _Seen(each, hooks.get(each)) for each in routers]
+
+    def _turn(self, step: int) -> list[_Seen]:
+        turns = -(-len(self._seen) // ROUTERS_A_STEP)
+        return self._seen[step % turns :: turns]
+
+    def _arm(self, next_ones: list[_Seen]) -> None:
+        hooks = {id(seen.hook) for seen in next_ones}
+        for seen in self._seen:
+            if seen.hook is not None:
+                seen.hook.arm(id(seen.hook) in hooks)
 
 
 def _is_chosen(look: Look, router: Router) -> bool:
@@ -96,33 +150,44 @@ def _writes(look: Look, index: int) -> int:
     return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
-def _read(look: Look, indices: list[int]) -> list[Floats | None]:
-    """The elements of small tensors, in one copy to the host; None: no such tensor, or no data."""
-    parts = [look.slots.local(index) if index >= 0 else None for index in indices]
-    kept = [part for part in parts if part is not None and reading(part) is not None]
+def _local(look: Look, index: int) -> torch.Tensor | None:
+    """A small tensor, as it lies here; None: there is none, or it can't be read."""
+    part = look.slots.local(index) if index >= 0 else None
+    return None if part is None or reading(part) is None else part
+
+
+def _fetch(parts: list[torch.Tensor | None]) -> list[Floats | None]:
+    """Their elements, in one copy to the host."""
+    kept = [part for part in parts if part is not None]
     if not kept:
-        return [None] * len(indices)
+        return [None] * len(parts)
     home = kept[0].device
     flat = torch.cat([part.reshape(-1).to(home, torch.float64) for part in kept]).cpu().numpy()
     pieces = iter(np.split(flat, np.cumsum([part.numel() for part in kept])[:-1]))
-    return [
-        next(pieces) if part is not None and reading(part) is not None else None for part in parts
-    ]
+    return [None if part is None else next(pieces) for part in parts]
 
 
 def _report_load(look: Look, seen: _Seen, load: Floats) -> None:
+    """Of a router that several ranks share each tells what it counted; alone it tells what that means."""
     recent = np.sum(seen.load.recent, axis=0)
-    look.add(
-        "routing",
-        [seen.router.counter],
-        experts=[len(load)],
-        chosen=[seen.router.chosen],
-        effective_experts=[effective(load)],
-        busiest=[float(load.max() / load.mean())],
-        recent_tokens=[recent.sum()],
-        recent_effective=[effective(recent)],
-        unused=[int((recent == 0).sum())],
-    )
+    router, count = seen.router, len(load)
+    if look.slots.world_size > 1 and _is_shared(look, router):
+        look.add(
+            "expert_loads",
+            [seen.subject] * count,
+            expert=np.arange(count),
+            choices=load,
+            recent=recent,
+            of_a_token=[router.chosen] * count,
+        )
+        return
+    row = routing_row(load, recent, router.chosen)
+    look.add("routing", [seen.subject], **{name: [value] for name, value in row.items()})
+
+
+def _is_shared(look: Look, router: Router) -> bool:
+    """Whether torch declares that other ranks have the same router; pipeline stages may only share its name."""
+    return router.weight >= 0 and look.slots.layout(router.weight).kind != "unknown"
 
 
 def _report_feeding(look: Look, seen: _Seen) -> None:
