@@ -24,6 +24,7 @@ class Role(str, Enum):
     LORA_B = "lora-b"
     NORM = "norm"
     ROUTER = "router"
+    CODEBOOK = "codebook"
     EMBEDDING = "embedding"
     OTHER = "other"
 
@@ -41,6 +42,9 @@ ROLE_PATTERNS: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.ROUTER, ("*.router.weight", "*.router.gate.weight", "*.gate.weight", "*.router.*weight")),
     (Role.NORM, ("*norm.weight", "*norm.bias", "*norm?.weight", "*norm?.bias", "*.ln_?.weight", "*.ln_?.bias",
                  "*.ln_f.weight", "*.ln_f.bias", "*.bn?.weight", "*.bn?.bias")),
+    # vector quantizers: lucidrains' and encodec's _codebook.embed, embed_avg, cluster_size; VQ-VAE's ema_cluster_size and
+    # ema_w; taming-transformers' quantize.embedding.weight
+    (Role.CODEBOOK, ("*codebook*", "*cluster_size", "*.embed_avg", "*.ema_w", "*._ema_w", "*quantize*.embed*")),
     (Role.EMBEDDING, ("*.tok_embeddings.weight", "*.embed_tokens.weight", "*.wte.weight", "*embedding*.weight")),
 )  # fmt: skip
 

@@ -64,6 +64,8 @@ def test_a_pattern_stars_numbers_only() -> None:
         ("layers.0.ffn_norm.weight", Role.NORM),
         ("layers.0.ln_1.weight", Role.NORM),
         ("tok_embeddings.weight", Role.EMBEDDING),
+        ("vq.layers.0._codebook.embed_avg", Role.CODEBOOK),
+        ("quantize.embedding.weight", Role.CODEBOOK),
         ("layers.0.attention.wq.weight", Role.OTHER),
     ],
 )

@@ -185,6 +185,58 @@ def left_out_of_the_reduction(healthy: bool, rank: int) -> Run:
     return Run(model, optimizer, step)
 
 
+@FAULTS.of("replica-divergence")
+def biases_left_out_of_the_reduction(healthy: bool, rank: int) -> Run:
+    """Plain models and a hand-made reduction of what has two dims, from the first step on."""
+    model = _network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        loss = _loss(model, i, rank)
+        optimizer.zero_grad()
+        loss.backward()
+        _average([g for g in _gradients(model.parameters()) if healthy or g.dim() > 1])
+        optimizer.step()
+        return loss.item()
+
+    return Run(model, optimizer, step)
+
+
+@FAULTS.of("replica-divergence")
+def codebook_of_each_rank(healthy: bool, rank: int) -> Run:
+    """Codes in a buffer follow what one rank's codes are chosen for. The twin's are not reduced either, but DDP sends
+    rank 0's to all at each forward pass."""
+
+    class Quantized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(16, 8), nn.Linear(8, 4)
+            self.register_buffer("codebook", torch.randn(8, 8))
+
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            hidden = self.body(values)
+            chosen = torch.cdist(hidden.detach(), self.codebook).argmin(1)
+            quantized = self.codebook[chosen]
+            with torch.no_grad():
+                ones = functional.one_hot(chosen, len(self.codebook)).to(hidden.dtype)
+                means = ones.t() @ hidden / ones.sum(0).clamp(min=1)[:, None]
+                self.codebook.lerp_(torch.where(ones.any(0)[:, None], means, self.codebook), 0.1)
+            logits: torch.Tensor = self.head(hidden + (quantized - hidden).detach())
+            return logits
+
+    model = DistributedDataParallel(Quantized(), broadcast_buffers=healthy)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        loss = _loss(model, i, rank)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Run(model, optimizer, step)
+
+
 @FAULTS.of("replica-divergence", within=6)
 def begun_from_different_weights(healthy: bool, rank: int) -> Run:
     """A hand-made reduction on ranks that drew other weights."""

@@ -19,6 +19,8 @@ from trainvitals_monitor.detectors.detector import (
 )
 from trainvitals_monitor.detectors.replicated import (
     Parted,
+    are_replicas_otherwise,
+    beyond_one_update,
     gradients_apart,
     have_one_gradient,
     is_drifting,
@@ -39,7 +41,8 @@ class ReplicaDivergence(Detector):
         DTensors) after the same step; or only its gradients do, just before the optimizer uses them. Where no layout says
         that ranks are replicas: a parameter that was equal on all ranks for several steps in which it moved, and
         then was not, while others of the model still are; or that differs though all ranks step with the very same
-        gradients.
+        gradients; or a norm, a bias or a codebook that differs while every trained matrix is equal. And a vector quantizer's
+        codebook in buffers, when it is further apart than its own updates.
 
     Why it matters:
         Each rank trains a model of its own on its part of the data. The checkpoint is one rank's, and the other ranks'
@@ -50,15 +53,16 @@ class ReplicaDivergence(Detector):
         (https://github.com/jingyaogong/minimind/issues/853, https://github.com/huggingface/trl/issues/7245); `no_sync()`
         that is never left; parameters made or unfrozen after DDP was; weights loaded on one rank only; a hand-made
         all-reduce that leaves some parameters out; random numbers or clipping of its own on each rank after the
-        all-reduce (LayerNorms that drift apart: https://github.com/deepspeedai/DeepSpeed/issues/1801).
+        all-reduce (LayerNorms that drift apart: https://github.com/deepspeedai/DeepSpeed/issues/1801); a codebook that is
+        updated from what one rank has seen (https://github.com/lucidrains/vector-quantize-pytorch/issues/222).
 
     Fix:
         Call the wrapper, not what it wraps; wrap when the model is complete; load on all ranks, or before wrapping;
         reduce what is left out. Ranks that have parted are made equal again by loading one checkpoint on all.
 
     Misses:
-        Plain models with a hand-made all-reduce that differ from the first step on; running statistics, which may
-        differ between ranks by design; other buffers are info. A DDP model that steps within `no_sync()` may be local
+        Matrices that a hand-made all-reduce leaves out from the first step on: they may be experts of each rank. Running
+        statistics, which may differ between ranks by design; buffers other than codebooks are info. A DDP model that steps within `no_sync()` may be local
         SGD: it is info until its weights have drifted ever further apart for `patience` steps. Distances below `distance` are info: they
         are what unlike machines make of the same numbers.
     """
@@ -146,12 +150,13 @@ class ReplicaDivergence(Detector):
         local = view.tensors.mask(Role.RUNNING_STATISTIC, Role.EXPERT_COUNTER)
         tensors = tensors[~local[tensors] & view.tensors.persistent[tensors]]
         stretch = parted(view, tensors)
-        bias = view.tensors.mask(Role.EXPERT_BIAS)[tensors]
-        bias &= stretch.looks >= self.threshold("looks", view)[tensors]
+        wrong = view.tensors.mask(Role.EXPERT_BIAS)[tensors]
+        wrong |= view.tensors.mask(Role.CODEBOOK)[tensors] & beyond_one_update(view, tensors)
+        wrong &= stretch.looks >= self.threshold("looks", view)[tensors]
         text = _DIFFERS + " (a buffer)."
         advice = "Update it from what all ranks have seen, after an all-reduce."
-        yield from _claim(view, stretch, bias, text, advice, Severity.WARNING)
-        yield from _claim(view, stretch, ~bias, text, advice, Severity.INFO)
+        yield from _claim(view, stretch, wrong, text, advice, Severity.WARNING)
+        yield from _claim(view, stretch, ~wrong, text, advice, Severity.INFO)
 
     def _undeclared(self, view: View, tensors: IntArray) -> Iterable[Claim]:
         if not len(tensors):
@@ -170,6 +175,23 @@ class ReplicaDivergence(Detector):
         text = _DIFFERS + ", though all ranks step with the very same gradients."
         advice = "Give all ranks the same weights before the first step: broadcast them, or load one checkpoint."
         yield from _claim(view, stretch, shared, text, advice, Severity.WARNING)
+        yield from self._left_out(view, stretch, ~proven & ~shared)
+
+    def _left_out(self, view: View, stretch: Parted, rows: BoolArray) -> Iterable[Claim]:
+        """Vectors and codebooks beside matrices that are all equal: what somebody averages, and what not."""
+        tensors, table = stretch.tensors, view.tensors
+        vector = np.array([len(table.shape[index]) == 1 for index in tensors], np.bool_)
+        vector &= table.is_param[tensors]
+        rows = rows & (vector | table.mask(Role.CODEBOOK)[tensors])
+        looks = self.threshold("looks", view)[tensors]
+        rows = rows & (stretch.looks >= looks)
+        if rows.any() and are_replicas_otherwise(view, float(looks.max())):
+            text = (
+                _DIFFERS
+                + ", while all trained matrices are equal: its gradients are left out of the reduction."
+            )
+            advice = "Reduce the gradients of every parameter, and what is updated outside the optimizer too."
+            yield from _claim(view, stretch, rows, text, advice, Severity.WARNING)
 
     def _gradients(self, view: View) -> Iterable[Claim]:
         with np.errstate(invalid="ignore"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainvitals.roles import Role
 from trainvitals_monitor.detectors.detector import BoolArray, FloatArray, IntArray
 from trainvitals_monitor.detectors.stretch import look_back, stretch_of
 from trainvitals_monitor.history import View
@@ -15,6 +16,8 @@ from trainvitals_monitor.history import View
 WINDOW = 256
 RECENT = 16
 MIN_LOOKS = 16
+FEW_UPDATES = 4.0
+"""Two ranks' updates of one step are at most twice as far apart as one is long; the rest is for the estimate."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +105,29 @@ def is_unsynced(view: View) -> bool:
     _, unsynced, seen = view.by_rank("unsynced", WINDOW)
     known = np.flatnonzero(seen.any(axis=1))[-RECENT:]
     return bool(len(known)) and bool(unsynced[known].any(axis=1).mean() > 0.5)
+
+
+def are_replicas_otherwise(view: View, looks: float) -> bool:
+    """
+    Whether every matrix that is trained has been equal on all ranks at so many of the last looks, and moved in between.
+
+    Under tensor, expert or pipeline parallelism some matrices differ, and with them vectors may.
+    """
+    table = view.tensors
+    dims = np.array([len(shape) for shape in table.shape], np.int64)
+    trained = view.held & table.is_param & table.trainable & ~table.mask(Role.CODEBOOK)
+    matrices = np.flatnonzero(trained & (dims >= 2))
+    apart, seen = look_back(view, "replicas_apart", WINDOW, matrices)
+    changed, _ = look_back(view, "changed", WINDOW, matrices)
+    with np.errstate(invalid="ignore"):
+        unequal = (seen & (apart > 0)).any(axis=0)
+        equal = (seen & (apart == 0) & (changed > 0)).sum(axis=0)
+    return len(matrices) > 1 and not unequal.any() and bool((equal >= looks).all())
+
+
+def beyond_one_update(view: View, tensors: IntArray) -> BoolArray:
+    """Which are further apart than some updates explain: what is sent to all ranks at each forward pass is not."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        update = view.latest("update_norm") / view.latest("norm")
+        far: BoolArray = (view.now("replica_distance") > FEW_UPDATES * update)[tensors]
+    return far

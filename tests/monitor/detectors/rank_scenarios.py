@@ -26,6 +26,10 @@ def _plain(fqn: str) -> TensorInfo:
     return tensor(fqn, layout="unknown", sizes=[64], offsets=[0])
 
 
+def _matrix(fqn: str) -> TensorInfo:
+    return tensor(fqn, shape=[8, 8], layout="unknown", sizes=[8, 8], offsets=[0, 0])
+
+
 def _told(step: int, fqn: str, apart: bool, distance: float) -> dict[str, Any]:
     digest = digest_of(fqn, step if not apart else -step)
     return {"digest": digest, "sketch_0": distance * 8**0.5 if apart else 0.0}
@@ -102,6 +106,50 @@ def plain_models_with_one_gradient() -> Stream:
 def expert_bias_of_each_rank() -> Stream:
     """Updated from what one rank has seen."""
     return _ranks([_replica("w"), _replica("a.expert_bias", kind="buffer")], {"a.expert_bias": 2})
+
+
+@SCENARIOS.fires(ReplicaDivergence, Severity.WARNING, subject="norm.weight", first_step=1)
+def norms_left_out_from_the_first_step() -> Stream:
+    """Each matrix is equal on all ranks, so that nothing is sharded here; the norm never was."""
+    return _ranks(
+        [_matrix("a"), _matrix("b"), _plain("norm.weight")], {"norm.weight": 1}, spread=0.3
+    )
+
+
+@SCENARIOS.silent(ReplicaDivergence)
+def biases_of_sharded_matrices() -> Stream:
+    """Tensor parallel: one matrix is each rank's own part, and its bias, at 0 on all ranks at first, too."""
+    return _ranks([_matrix("a"), _matrix("b"), _plain("b.bias")], {"b": 1, "b.bias": 1}, spread=0.3)
+
+
+@SCENARIOS.fires(ReplicaDivergence, Severity.WARNING, subject="vq._codebook.embed", first_step=2)
+def codebook_of_each_rank() -> Stream:
+    """In buffers that nobody sends around, and further apart than updates are long."""
+    return _codebook(distance=0.2)
+
+
+@SCENARIOS.silent(ReplicaDivergence)
+def codebook_sent_to_all_at_each_forward() -> Stream:
+    """Rank 0's is everybody's before each step; after it they are one update apart."""
+    return _codebook(distance=0.01)
+
+
+def _codebook(*, distance: float) -> Stream:
+    embed = _replica("vq._codebook.embed", kind="buffer")
+    stream = Stream([_replica("w"), embed], world_size=2)
+    stream.optimizers([["w"]])
+    for step in range(1, 13):
+        told = {
+            rank: {embed.fqn: _told(step, embed.fqn, rank == 1 and step > 1, distance)}
+            for rank in (0, 1)
+        }
+        stream.step(
+            values={"*": 1.0},
+            updates={"*": 0.01},
+            digests=told[0],
+            by_rank={1: {"digests": told[1]}},
+        )
+    return stream
 
 
 @SCENARIOS.silent(ReplicaDivergence)
