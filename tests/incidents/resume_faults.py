@@ -162,6 +162,36 @@ def average_loaded_as_the_weights(healthy: bool) -> Run:
     return resumed(make, save=save, load=load)
 
 
+@FAULTS.of("resume-discontinuity", steps=60, onset=RESUME, subject="average")
+def average_made_anew_after_the_load(healthy: bool) -> Run:
+    """All is saved and loaded; then the average is made, as at every start, from the model."""
+
+    def make(attempt: int) -> Parts:
+        model = nn.ModuleDict({"network": perceptron(16, 32, 4), "average": perceptron(16, 32, 4)})
+        pairs = list(zip(model["average"].parameters(), model["network"].parameters(), strict=True))
+        model["average"].load_state_dict(model["network"].state_dict())
+        model["average"].requires_grad_(False)
+        optimizer = torch.optim.AdamW(model["network"].parameters(), lr=3e-3)
+
+        def follow(*_: object) -> None:
+            with torch.no_grad():
+                for mine, its in pairs:
+                    mine.lerp_(its, 0.02)
+
+        optimizer.register_step_post_hook(follow)
+        model.forward = model["network"].forward  # type: ignore[method-assign]
+        return {"model": model, "optimizer": optimizer}
+
+    def load(parts: Parts, state: Parts) -> None:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        if not healthy:
+            model = parts["model"]
+            model["average"].load_state_dict(model["network"].state_dict())
+
+    return resumed(make, load=load)
+
+
 @FAULTS.of("checkpoint-incomplete", steps=60, onset=RESUME - 1, subject="1.running")
 def only_parameters_saved(healthy: bool) -> Run:
     """Running statistics are buffers; training goes on with the same objects."""

@@ -28,8 +28,8 @@ class GradientMissing(Detector):
     """
     Detects:
         A trainable parameter that an optimizer holds and whose `.grad` was None at every look since the attempt began,
-        while other parameters of the optimizers had gradients: at the front of the model in the order of registration, or
-        where it ends in as many features as the next parameter takes. Elsewhere it is info.
+        while other parameters of the optimizers had gradients, where its part of the model ends in as many features as
+        the next parameter, in the order of registration, takes. Elsewhere it is info.
 
     Why it matters:
         This part of the model keeps its initial values: it was meant to learn, and is random for ever.
@@ -44,8 +44,8 @@ class GradientMissing(Detector):
 
     Misses:
         A gradient that is there and exactly zero (gradient-zero). What is cut off and looks like a head that is not used,
-        by order and shapes, is info only. A part at the front that this training does not use by intent, or not yet, is
-        reported: freeze it, or declare it under `ignore`.
+        by order and shapes, is info only. A part that this training does not use by intent, or not yet, is reported if
+        its shapes say that it feeds what comes next: freeze it, or declare it under `ignore`.
     """
 
     name = "gradient-missing"

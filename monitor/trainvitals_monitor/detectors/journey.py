@@ -58,9 +58,9 @@ def journey(view: View) -> Journey | None:
     return Journey(
         known=known,
         origin=began,
-        way=_between(origin, end, began) * scale,
-        from_end=_between(here, end, known) * scale,
-        from_origin=_between(here, origin, began) * scale,
+        way=between(origin, end, began) * scale,
+        from_end=between(here, end, known) * scale,
+        from_origin=between(here, origin, began) * scale,
         size=np.where(known, here["square_sum"] + end["square_sum"], 0.0) * scale,
         pace=pace,
         steps=end_steps - previous.origin_step,
@@ -77,6 +77,8 @@ def weights_go_on(view: View, found: Journey, share: float, steps: float) -> boo
     A roll-back is not: there all have gone back, to an earlier save if one was seen.
     """
     moved = has_gone(found) & view.tensors.is_param & (found.pace > 0)
+    trained = moved & view.held  # averages of them may be what was lost
+    moved = trained if trained.any() else moved
     if not moved.any():
         return False
     left = found.from_end[moved] / found.way[moved]
@@ -99,7 +101,7 @@ def is_nearer_to_another_save(view: View, judged: BoolArray) -> bool:
             steps = np.where((save.tensors >= 0) & true, save.step, -1)
             saved, _ = Traces(names, save.rows, steps).of(view.tensors.fqn)
             known = judged & (saved["count"] > 0) & (saved["count"] == here["count"])
-            distances.append(np.where(known, _between(saved, here, known), np.nan))
+            distances.append(np.where(known, between(saved, here, known), np.nan))
     if len(distances) < 2:
         return False
     *earlier, last = distances
@@ -123,7 +125,7 @@ def has_gone(found: Journey) -> BoolArray:
     return gone
 
 
-def _between(
+def between(
     one: dict[str, npt.NDArray[Any]], other: dict[str, npt.NDArray[Any]], known: BoolArray
 ) -> FloatArray:
     """The squared distance of two states on their cores; 0 if their digests are equal."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainvitals.roles import Role
+from trainvitals_monitor.detectors.averages_lost import averages_lost
 from trainvitals_monitor.detectors.detector import (
     Alert,
     BoolArray,
@@ -30,7 +31,8 @@ class ResumeDiscontinuity(Detector):
     Detects:
         An attempt whose weights go on from where the one before was, while some tensors begin where the run once began,
         or somewhere else altogether: running statistics, codebooks and other buffers, and parameters whose optimizer
-        state goes on. Or whose learning rate is back at the schedule's first values.
+        state goes on. Or where an average that had been apart from its model is a copy of it again. Or whose learning
+        rate is back at the schedule's first values.
 
     Why it matters:
         Each restart forgets what took thousands of steps to estimate, or trains a grown model as if it were new. Loss
@@ -38,7 +40,8 @@ class ResumeDiscontinuity(Detector):
 
     Known causes:
         Buffers registered with persistent=False (https://github.com/david-knigge/ccnn/issues/14) or only parameters
-        saved or copied back (https://github.com/torch/nn/issues/1165); a scheduler that is not in the checkpoint
+        saved or copied back (https://github.com/torch/nn/issues/1165); an average that is made, from the model, after it
+        was loaded (https://github.com/m2lines/Samudra/issues/313); a scheduler that is not in the checkpoint
         (https://github.com/lightly-ai/lightly-train/pull/301,
         https://github.com/vllm-project/speculators/pull/900).
 
@@ -85,6 +88,12 @@ class ResumeDiscontinuity(Detector):
             reason="two random tensors are at 1; eight signed sums scatter the estimate by half",
         ),
         Threshold(
+            name="back_at_model",
+            default=0.05,
+            unit="squared distance of an average from its model, as a ratio of that before",
+            reason="what a resume changes by is a step or two; an average over ten steps and more is ten steps apart",
+        ),
+        Threshold(
             name="steps_away",
             default=7.0,
             unit="usual updates of a step",
@@ -117,9 +126,12 @@ class ResumeDiscontinuity(Detector):
         counters = view.latest("optimizer_step")
         continues = np.isfinite(counters) & (counters > 2)
         meant = np.where(table.is_param, ~continues & view.held, _is_sum(view, found))
+        copied = averages_lost(view, found, self.value("back_at_model"))
+        copied &= self._is_far(view, found)
         for mask, what in (
-            (back & judged, "has gone back to where the run began with it"),
-            (elsewhere & ~back & judged, "begins with values unrelated to those before"),
+            (back & ~copied & judged, "has gone back to where the run began with it"),
+            (elsewhere & ~back & ~copied & judged, "begins with values unrelated to those before"),
+            (copied, "has lost its average and is a copy of its model again"),
         ):
             for severity, chosen in ((None, mask & ~meant), (Severity.INFO, mask & meant)):
                 if chosen.any():

@@ -147,6 +147,31 @@ def _gradients(
     return stream
 
 
+@SCENARIOS.silent(GradientMissing)
+def tower_that_is_not_used() -> Stream:
+    """Text alone is trained: the picture's tower is registered first, and ends in other features than an embedding's."""
+    tower, embedding = (
+        tensor("tower.out.weight", shape=[64, 128]),
+        tensor("embed_tokens.weight", shape=[1000, 64]),
+    )
+    stream = Stream([tower, embedding, tensor("body.weight", shape=[64, 64])])
+    stream.optimizers([[tower.fqn, embedding.fqn, "body.weight"]])
+    stream.step(values={"*": 1.0}, gradients={tower.fqn: None, "*": 1.0}, lr=1e-3, steps=10)
+    return stream
+
+
+@SCENARIOS.fires(GradientMissing, Severity.WARNING, subject="rnn.weight_ih_l0", first_step=1)
+def recurrent_front_that_is_cut_off() -> Stream:
+    """A GRU of 32 features, whose matrices have the rows of three gates, before a linear layer."""
+    rnn = [tensor("rnn.weight_ih_l0", shape=[96, 16]), tensor("rnn.weight_hh_l0", shape=[96, 32])]
+    names = [one.fqn for one in rnn]
+    stream = Stream([*rnn, tensor("head.weight", shape=[4, 32])])
+    stream.optimizers([[*names, "head.weight"]])
+    gradients = {**dict.fromkeys(names), "*": 1.0}
+    stream.step(values={"*": 1.0}, gradients=gradients, lr=1e-3, steps=10)
+    return stream
+
+
 @SCENARIOS.fires(GradientMissing, Severity.WARNING, subject="front", first_step=1, says="8 looks")
 def detached() -> Stream:
     """Backward never reaches the front."""

@@ -122,6 +122,47 @@ def learning_rate_back_at_the_warm_up() -> Stream:
     return _resumed((0.0, 1.0, 1.0), rates=(1e-4, 1e-3, 1e-4))
 
 
+@SCENARIOS.fires(
+    ResumeDiscontinuity, Severity.WARNING, subject="ema.embed.weight", says="copy of its model"
+)
+def average_that_begins_as_a_copy() -> Stream:
+    """It was half as far as its model, and is where that is."""
+    return _averaged(1.02)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def average_that_goes_on() -> Stream:
+    """It is a little further than it was."""
+    return _averaged(0.51)
+
+
+def _averaged(average: float) -> Stream:
+    """A model, of which an average is kept; `average`: how far that is at the beginning of the second attempt."""
+    frozen = [tensor(f"ema.{fqn}", trainable=False) for fqn in WEIGHTS]
+    stream = Stream([*(f"net.{fqn}" for fqn in WEIGHTS), *frozen])
+    trained = [f"net.{fqn}" for fqn in WEIGHTS]
+    states = [
+        _rows({f"net.{fqn}": vector for fqn, vector in _vectors(way).items()})
+        | _rows({f"ema.{fqn}": vector for fqn, vector in _vectors(behind).items()})
+        for way, behind in ((0.0, 0.0), (1.0, 0.5), (1.02, average))
+    ]
+    updates = dict.fromkeys(trained, 0.2) | {one.fqn: 0.1 for one in frozen}
+    stream.optimizers([trained])
+    stream.beginning(states[0])
+    for step in range(STEPS):
+        stream.step(updates=updates, counters=dict.fromkeys(trained, step + 1), lr=1e-3)
+    live = {
+        fqn: row | {"live_digest": row["digest"], "live_square_sum": row["square_sum"]}
+        for fqn, row in states[1].items()
+    }
+    stream.checkpoint(path="step-40", rows=live, has_optimizer=True)
+    stream.restart()
+    stream.optimizers([trained])
+    stream.beginning(states[2])
+    stream.step(updates=updates, counters=dict.fromkeys(trained, STEPS + 1), lr=1e-3)
+    return stream
+
+
 @SCENARIOS.fires(ResumeMismatched, Severity.WARNING, first_step=STEPS + 1, says="on the way back")
 def average_in_the_place_of_the_weights() -> Stream:
     """Half-way back, while the counters go on."""
