@@ -55,7 +55,12 @@ _HEADING = "### Budget "
 LIMIT_S = 300.0
 
 FITS: dict[str, tuple[str, ...]] = {
-    "bn": ("eval-mode-in-training", "batch-norm-frozen", "buffer-stuck"),
+    "bn": (
+        "eval-mode-in-training",
+        "batch-norm-frozen",
+        "frozen-statistics-moved",
+        "buffer-stuck",
+    ),
     "buffer_unsaved": ("tensor-unregistered", "checkpoint-incomplete"),
     "checkpoint": (
         "checkpoint-stale",
@@ -77,12 +82,27 @@ FITS: dict[str, tuple[str, ...]] = {
     "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck", "counter-stuck"),
     "inputs": ("batch-repeated", "replicas-fed-same-batch"),
     "same_data": ("batch-repeated", "replicas-fed-same-batch"),
-    "ema": ("buffer-stuck", "batch-norm-frozen", "average-stuck", "resume-discontinuity"),
+    "ema": (
+        "buffer-stuck",
+        "batch-norm-frozen",
+        "average-stuck",
+        "average-aliased",
+        "resume-discontinuity",
+    ),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),
     "identity": ("slot-replaced", "checkpoint-stale", "tensor-unregistered"),
     "keys": ("checkpoint-keys-changed", "resume-not-applied", "load-incomplete"),
-    "lora": ("lora-a-growth", "lora-b-stuck", "lora-dead", "loss-at-chance", "load-incomplete"),
+    "lora": (
+        "lora-a-growth",
+        "lora-b-stuck",
+        "lora-dead",
+        "loss-at-chance",
+        "load-incomplete",
+        "gradient-missing",
+        "parameter-not-in-optimizer",
+    ),
+    "modes": ("eval-mode-in-training", "batch-norm-frozen", "dropout-lost"),
     "lost_update": ("updates-lost", "parameter-stuck"),
     "nonfinite": ("non-finite", "loss-non-finite"),
     "optimizer_state": (
@@ -98,8 +118,19 @@ FITS: dict[str, tuple[str, ...]] = {
         "updates-lost",
         "gradient-vanishing",
     ),
-    "router": ("router-collapse", "expert-load-imbalance", "expert-dead", "expert-bias-drift"),
-    "schedule": ("learning-rate-zero", "learning-rate-vanished", "resume-discontinuity"),
+    "router": (
+        "router-collapse",
+        "router-untrained",
+        "expert-load-imbalance",
+        "expert-dead",
+        "expert-bias-drift",
+    ),
+    "schedule": (
+        "learning-rate-zero",
+        "learning-rate-vanished",
+        "schedule-overrun",
+        "resume-discontinuity",
+    ),
     "steps": ("steps-skipped",),
     "tied": ("tied-weights-broken", "slot-replaced"),
     "vanishing": ("norm-collapse", "gradient-vanishing", "gradient-zero"),

@@ -106,7 +106,8 @@ class ModesSeen:
     `modules`, `evaluating`: modules that own tensors, and those of them in eval mode. `dropouts`: modules that drop
     something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384); `untracked`: those of batch
     norms that have been told not to track running statistics. `dropout_rates`: of the modules that drop out, as often as
-    they occur (at most 256), ascending.
+    they occur (at most 256), ascending; `dropout_rates_before`: the same at the look before some of them became 0 or
+    ceased to be it, empty if none has.
     """
 
     kind: Literal["modes"] = "modes"
@@ -121,6 +122,7 @@ class ModesSeen:
     tensors: list[int] = field(default_factory=list)
     untracked: list[int] = field(default_factory=list)
     dropout_rates: list[float] = field(default_factory=list)
+    dropout_rates_before: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

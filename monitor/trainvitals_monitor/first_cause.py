@@ -123,6 +123,9 @@ EXPLAINS: Mapping[str, Effects] = {
     "buffer-stuck": Effects(_UNBALANCED),
     "lora-a-growth": Effects(_BLOWN_UP, spreads=True),
     "expert-bias-drift": Effects((*_BLOWN_UP, *_UNBALANCED), spreads=True),
+    "router-untrained": Effects(
+        ("gradient-vanishing", "gradient-zero", "parameter-stuck", *_UNBALANCED)
+    ),
     "router-collapse": Effects(("expert-dead", "expert-load-imbalance")),
     "expert-dead": Effects(("gradient-missing", "gradient-zero", "parameter-stuck")),
     "expert-load-imbalance": Effects(("expert-dead",)),
@@ -151,11 +154,15 @@ EXPLAINS_NOTHING = frozenset(
         "checkpoint-keys-changed",
         "checkpoint-stale",
         # Training goes on, only other than was meant.
+        "average-aliased",
         "average-stuck",
         "batch-repeated",
+        "dropout-lost",
         "frozen-parameter-moved",
+        "frozen-statistics-moved",
         "replica-divergence",
         "replicas-fed-same-batch",
+        "schedule-overrun",
         # Told of by what they are, and not by why.
         "lora-b-stuck",
         "loss-at-chance",

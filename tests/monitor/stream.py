@@ -310,8 +310,13 @@ class Stream:
         dropouts: tuple[int, int] = (0, 0),
         since: int | None = None,
         untracked: Sequence[str] = (),
+        rates: Sequence[float] = (),
+        rates_before: Sequence[float] = (),
     ) -> None:
-        """A ModesSeen with the next step: tensors of modules in eval mode; dropouts in all and in eval mode."""
+        """
+        A ModesSeen with the next step: tensors of modules in eval mode; dropouts in all and in eval mode, their rates and
+        those before some became 0.
+        """
         for rank in self._ranks:
             event = ModesSeen(
                 step=self.coming,
@@ -322,6 +327,8 @@ class Stream:
                 dropouts_evaluating=dropouts[1],
                 tensors=[self.index(fqn, rank) for fqn in evaluating],
                 untracked=[self.index(fqn, rank) for fqn in untracked],
+                dropout_rates=list(rates),
+                dropout_rates_before=list(rates_before),
             )
             self._waiting.append((rank, event))
 

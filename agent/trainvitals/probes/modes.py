@@ -42,8 +42,8 @@ class Modes(Probe):
 
     def __init__(self) -> None:
         self._modules = _Modules()
-        self._reported: tuple[bytes, int] | None = None
-        self._seen: tuple[bytes, int] | None = None
+        self._reported: tuple[bytes, int, int] | None = None
+        self._seen: tuple[bytes, int, int] | None = None
         self._since = 0
 
     def before_step(self, look: Look) -> None:
@@ -90,6 +90,8 @@ class _Modules:
         self._norms: list[int] = []
         self._dropouts: list[Home] = []
         self._num_dropouts_off = 0
+        self._rates: list[float] = []
+        self._rates_before: list[float] = []
 
     @property
     def is_known(self) -> bool:
@@ -133,11 +135,15 @@ class _Modules:
         for norm in self._norms:
             self._untracked[norm] = not getattr(self.owners[norm](), "track_running_stats", True)
         self._num_dropouts_off = sum(_flags(self._dropouts).tolist())
+        rates = _rates(self._dropouts)
+        if self._rates and rates.count(0.0) != self._rates.count(0.0):
+            self._rates_before = self._rates
+        self._rates = rates
 
-    def state(self) -> tuple[bytes, int]:
-        """What is compared with the last report."""
+    def state(self) -> tuple[bytes, int, int]:
+        """What is compared with the last report. Rates that are annealed would never settle: only whether they are 0."""
         flags = np.packbits(self._evaluating).tobytes() + np.packbits(self._untracked).tobytes()
-        return flags, self._num_dropouts_off
+        return flags, self._num_dropouts_off, self._rates.count(0.0)
 
     def event(self, step: int, since: int) -> ModesSeen:
         """The state in words of the wire."""
@@ -152,7 +158,8 @@ class _Modules:
             batch_norms=len(self._norms),
             batch_norms_evaluating=int(self._evaluating[self._norms].sum()),
             tensors=evaluating[:MAX_TENSORS].tolist(),
-            dropout_rates=_rates(self._dropouts),
+            dropout_rates=list(self._rates),
+            dropout_rates_before=list(self._rates_before),
             untracked=np.flatnonzero(self._untracked[self._owner_of])[:MAX_TENSORS].tolist(),
         )
 

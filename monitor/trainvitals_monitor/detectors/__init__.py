@@ -7,6 +7,7 @@ when findings begin at the same step: what explains others comes first.
 
 from __future__ import annotations
 
+from trainvitals_monitor.detectors.average_aliased import AverageAliased
 from trainvitals_monitor.detectors.average_stuck import AverageStuck
 from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
 from trainvitals_monitor.detectors.batch_repeated import BatchRepeated
@@ -18,12 +19,14 @@ from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.counter_stuck import CounterStuck
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
 from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference
+from trainvitals_monitor.detectors.dropout_lost import DropoutLost
 from trainvitals_monitor.detectors.dtype_changed import DtypeChanged
 from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.expert_dead import ExpertDead
 from trainvitals_monitor.detectors.expert_load_imbalance import ExpertLoadImbalance
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
+from trainvitals_monitor.detectors.frozen_statistics_moved import FrozenStatisticsMoved
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
@@ -51,6 +54,8 @@ from trainvitals_monitor.detectors.resume_discontinuity import ResumeDiscontinui
 from trainvitals_monitor.detectors.resume_mismatched import ResumeMismatched
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
+from trainvitals_monitor.detectors.router_untrained import RouterUntrained
+from trainvitals_monitor.detectors.schedule_overrun import ScheduleOverrun
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
 from trainvitals_monitor.detectors.tensor_added_or_lost import TensorAddedOrLost
@@ -65,6 +70,7 @@ from trainvitals_monitor.detectors.wrong_from_initialisation import WrongFromIni
 DETECTORS: tuple[type[Detector], ...] = (
     SlotReplaced,
     TiedWeightsBroken,
+    AverageAliased,
     DtypeChanged,
     ContractBroken,
     WrongFromInitialisation,
@@ -89,6 +95,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     StepsSkipped,
     LearningRateZero,
     LearningRateVanished,
+    ScheduleOverrun,
     GradientMissing,
     GradientZero,
     GradientNotCleared,
@@ -101,12 +108,15 @@ DETECTORS: tuple[type[Detector], ...] = (
     UpdatesLost,
     ParameterStuck,
     EvalModeInTraining,
+    DropoutLost,
     BatchNormFrozen,
+    FrozenStatisticsMoved,
     BufferStuck,
     AverageStuck,
     LoraAGrowth,
     LoraBStuck,
     ExpertBiasDrift,
+    RouterUntrained,
     RouterCollapse,
     ExpertDead,
     ExpertLoadImbalance,

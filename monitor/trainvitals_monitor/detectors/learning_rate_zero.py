@@ -58,9 +58,10 @@ class LearningRateZero(Detector):
         ),
         Threshold(
             name="share",
-            default=0.1,
+            default=0.25,
             unit="steps at zero, as a ratio of those before",
-            reason="the rounding of many epochs adds up",
+            reason="the rounding of many epochs adds up, and some go on for a while on purpose; a schedule that is stepped "
+            "twice too often leaves as many steps as it took",
         ),
         Threshold(
             name="first_steps",

@@ -15,6 +15,7 @@ from trainvitals_monitor.detectors.detector import (
     Claim,
     Detector,
     FloatArray,
+    IntArray,
     Threshold,
 )
 from trainvitals_monitor.findings import Severity
@@ -23,6 +24,8 @@ from trainvitals_monitor.history import Previous, View
 _FIRST_STEPS = 3
 """Counters are looked at in each of an attempt's first steps."""
 _WINDOW = 256
+_BESIDE = 4
+"""Losses on each side of a reset that are compared."""
 
 
 class OptimizerStateReset(Detector):
@@ -30,8 +33,9 @@ class OptimizerStateReset(Detector):
     Detects:
         An attempt whose weights go on from what the one before saved together with its optimizer, while most of the
         optimizer's own step counters begin at 0 again. Or counters that go on, with second moments that have fallen to
-        a tenth. Counters that went back within an attempt, without a load, are info, and so is a model with other
-        parameters or shapes than before, to which the old state cannot fit.
+        a tenth. Or counters that began anew within an attempt, three times at equal distances, though nothing else did:
+        no load, no learning rate that rose, no jump of the loss. Fewer are info, and so is a model with other parameters
+        or shapes than before, to which the old state cannot fit.
 
     Why it matters:
         Adam's first steps after a reset are as long as its learning rate allows, whatever the gradients are: the loss
@@ -48,9 +52,9 @@ class OptimizerStateReset(Detector):
 
     Misses:
         Optimizers without counters (SGD with momentum). Weights without optimizer state in any save that was seen are
-        a fresh start by choice, and info; so are optimizers made anew while training goes on (adapters that are merged
-        now and then do so by design, an optimizer made in each epoch by mistake). A reset that is meant (a new phase under the same run name) is reported:
-        give each phase its own run.
+        a fresh start by choice, and info; so are optimizers made anew less than three times in 256 steps (adapters that
+        are merged now and then do so by design, an optimizer made in each long epoch by mistake). A reset that is meant (a
+        new phase under the same run name) is reported: give each phase its own run.
     """
 
     name = "optimizer-state-reset"
@@ -77,6 +81,18 @@ class OptimizerStateReset(Detector):
             default=0.1,
             unit="ratio to the second moment before",
             reason="one step changes it by (1 - beta2), a twentieth at most; starting from zero it has that at most",
+        ),
+        Threshold(
+            name="times",
+            default=3,
+            unit="times at equal distances",
+            reason="a second phase begins once; a loop that makes its optimizer does so in every round",
+        ),
+        Threshold(
+            name="loss_jump",
+            default=0.1,
+            unit="ratio of the loss before",
+            reason="another task or data set, for which a fresh optimizer is a choice, begins with a higher loss",
         ),
     )
     resolve_after = None
@@ -149,18 +165,48 @@ class OptimizerStateReset(Detector):
             back = looked[:-1] - looked[1:] >= self.value("steps")
         most = back.sum(axis=1) >= max(1.0, self.value("share") * int(known.sum()))
         steps = view.window_steps(_WINDOW)[rows]
+        resets = steps[1:][most]
         if not most[-1] or any(
             one.step > steps[-2] - _FIRST_STEPS for one in view.checkpoints("load")
         ):
             return
+        in_rounds = self._is_in_rounds(view, resets)
         yield _claim(
             view,
             back[-1],
             looked[-2],
-            "counts step {counter} of {fqn} after {before} at the last look",
+            "counts step {counter} of {fqn} after {before} at the last look, not for the first time, while everything else "
+            "goes on"
+            if in_rounds
+            else "counts step {counter} of {fqn} after {before} at the last look",
             {},
-            Severity.INFO,
+            Severity.WARNING if in_rounds else Severity.INFO,
+            int(resets[0]) if in_rounds else None,
         )
+
+    def _is_in_rounds(self, view: View, resets: IntArray) -> bool:
+        """Whether nothing but the optimizer begins anew, again and again: a loop makes it, and not a new phase."""
+        times = int(self.value("times"))
+        resets = resets[-times:]
+        if len(resets) < times or np.ptp(np.diff(resets)) > 2:
+            return False
+        if any(one.step >= resets[0] - _FIRST_STEPS for one in view.checkpoints("load")):
+            return False
+        settled = view.lr_settled[view.held]
+        if not len(settled) or np.nanmin(settled) < view.step - resets[0]:
+            return False
+        return all(self._loss_goes_on(view, step) for step in resets.tolist())
+
+    def _loss_goes_on(self, view: View, reset: int) -> bool:
+        """The step of a reset is logged with the loss of the weights before it; the next ones are those that may jump."""
+        steps, losses = view.scalar("loss", _WINDOW)
+        before = losses[(steps < reset) & (steps >= reset - _BESIDE)]
+        since = losses[(steps >= reset) & (steps < reset + _BESIDE)]
+        if not len(before) or not len(since):
+            return True
+        middle, spread = float(np.median(before)), float(np.ptp(before))
+        jump = float(np.median(since)) - middle
+        return jump <= max(self.value("loss_jump") * abs(middle), spread)
 
     def _is_most(self, part: BoolArray, known: BoolArray) -> bool:
         return bool(part.any()) and int(part.sum()) >= self.value("share") * int(known.sum())
@@ -188,6 +234,7 @@ def _claim(
     what: str,
     evidence: dict[str, FloatArray],
     severity: Severity | None = None,
+    first_step: int | None = None,
 ) -> Claim:
     tensors = np.flatnonzero(mask)
     return Claim(
@@ -200,6 +247,6 @@ def _claim(
             "before": np.nan_to_num(before[mask]).astype(np.int64),
             **evidence,
         },
-        first_step=np.full(len(tensors), view.step),
+        first_step=np.full(len(tensors), view.step if first_step is None else first_step),
         severity=severity,
     )

@@ -98,7 +98,7 @@ class Rates(NamedTuple):
     `former_peak`: the largest rate before the last change, NaN if there was none; `changed`: the step of that change,
     the first one's for a group that never changed; `peak`: the largest rate so far. `halved`: by group, the steps since
     which the rate has been at or below the half, the quarter, ... of its peak; `falls`: how often it was told lower
-    since it last rose.
+    since it last rose. `mirrored`: the step since which it comes up as it came down (Schedules.mirrored), -1: it never did.
     """
 
     lr: FloatArray
@@ -107,6 +107,7 @@ class Rates(NamedTuple):
     peak: FloatArray
     halved: tuple[tuple[int, ...], ...]
     falls: tuple[int, ...]
+    mirrored: tuple[int, ...]
 
 
 class Held:
@@ -157,6 +158,7 @@ class Held:
                     peak,
                     tuple(each.halved for each in descents),
                     tuple(each.falls for each in descents),
+                    tuple(report.schedules.mirrored(group) for group in range(len(lr))),
                 )
         return None
 

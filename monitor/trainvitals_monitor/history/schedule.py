@@ -5,7 +5,8 @@ How a parameter group's learning rate began, where it is, and whether it has com
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ FIRST_RATES = 4
 """Learning rates of an attempt's first steps that are remembered one by one."""
 
 MAX_HALVINGS = 64
+MIRROR = 8
+"""So many changes on each side of a lowest rate are compared."""
 
 
 class Descent(NamedTuple):
@@ -53,6 +56,8 @@ class Schedules:
         self._revivals: dict[int, int] = {}
         self._peak: dict[int, float] = {}
         self._descents: dict[int, Descent] = {}
+        self._changes: dict[int, deque[tuple[int, float]]] = {}
+        self._mirrored: dict[int, int] = {}
 
     def tell(self, groups: Iterable[int], rates: Iterable[float], step: int) -> None:
         """The rates of some groups from this step on."""
@@ -67,6 +72,7 @@ class Schedules:
                 self._fallen.discard(group)
                 self._revivals[group] = self._revivals.get(group, 0) + 1
             self._descend(group, rate, last, step)
+            self._mirror(group, rate, step)
             self._last[group] = rate
 
     def _descend(self, group: int, rate: float, last: float, step: int) -> None:
@@ -76,6 +82,20 @@ class Schedules:
         new = (step,) * (count - len(halved))
         falls = 0 if rate > last else falls + (rate < last)
         self._descents[group] = Descent((*halved[:count], *new), falls)
+
+    def _mirror(self, group: int, rate: float, step: int) -> None:
+        changes = self._changes.setdefault(group, deque(maxlen=2 * MIRROR + 1))
+        if changes and changes[-1][1] == rate:
+            return
+        changes.append((step, rate))
+        if len(changes) < 2 * MIRROR + 1 or group in self._mirrored:
+            return
+        if _is_mirror([told for _, told in changes], self._peak[group]):
+            self._mirrored[group] = changes[MIRROR + 1][0]
+
+    def mirrored(self, group: int) -> int:
+        """The step since which the group's rate comes up as it came down, along the bottom of a cosine; -1: it never did."""
+        return self._mirrored.get(group, -1)
 
     def descent(self, group: int) -> Descent:
         """How far the group's rate is below its peak."""
@@ -101,3 +121,18 @@ def _halvings(peak: float, rate: float) -> int:
     if not rate > 0:
         return MAX_HALVINGS
     return min(MAX_HALVINGS, math.floor(math.log2(peak) - math.log2(rate)))
+
+
+def _is_mirror(rates: Sequence[float], peak: float) -> bool:
+    """
+    Whether these rates come down to a tenth of the peak or less and up again the same way, flat at the bottom: a cosine
+    beyond its end does, restarts jump, and triangles have a corner there.
+    """
+    low = rates[MIRROR]
+    down = [rate - low for rate in reversed(rates[:MIRROR])]
+    up = [rate - low for rate in rates[MIRROR + 1 :]]
+    if not (0 <= low <= 0.1 * peak < math.inf) or not up[0] > 0:
+        return False
+    even = all(abs(a - b) <= 0.02 * b for a, b in zip(down, up, strict=True))
+    # A parabola is 4 times as high at twice the distance, a cosine of 32 steps and more 3.4 times.
+    return even and 3.3 < up[MIRROR - 1] / up[MIRROR // 2 - 1] < 4.1

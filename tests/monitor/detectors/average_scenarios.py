@@ -1,5 +1,5 @@
 """
-Runs for average-stuck: copies of a trained network that are written to, or not.
+Runs for average-stuck and average-aliased: copies of a trained network that are written to, or not.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
+from trainvitals_monitor.detectors.average_aliased import AverageAliased
 from trainvitals_monitor.detectors.average_stuck import AverageStuck
 from trainvitals_monitor.findings import Severity
 
@@ -68,3 +69,33 @@ def a_copy_that_is_rounded_anew() -> Stream:
 def an_average_that_keeps_up() -> Stream:
     """In bfloat16, with a decay of a half."""
     return _copied({"update_norm": 0.1, "changed": 50, "lost": 0}, dtype="bfloat16")
+
+
+def _shared(*, replaced: bool, names: list[str]) -> Stream:
+    """Copies that are the online network's tensors, since the sixth step or ever."""
+    copies = [tensor(name, tied_to=index) for index, name in enumerate(names)]
+    stream = Stream([*ONLINE, *copies])
+    stream.optimizers([ONLINE])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=5)
+    for name in names if replaced else ():
+        stream.slot(name, "object", "storage")
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=5)
+    return stream
+
+
+@SCENARIOS.fires(AverageAliased, Severity.WARNING, subject=SLOW[0], first_step=6, says=ONLINE[0])
+def target_that_is_assigned() -> Stream:
+    """All tensors of the part, under the same names."""
+    return _shared(replaced=True, names=SLOW)
+
+
+@SCENARIOS.silent(AverageAliased)
+def two_names_for_one_network() -> Stream:
+    """From the first step on."""
+    return _shared(replaced=False, names=SLOW)
+
+
+@SCENARIOS.silent(AverageAliased)
+def one_weight_tied_late() -> Stream:
+    """An output layer that is given the embedding's."""
+    return _shared(replaced=True, names=["output.weight"])

@@ -1,5 +1,5 @@
 """
-Runs for router-collapse, expert-dead, expert-load-imbalance, and expert-bias-drift's wrong sign.
+Runs for router-collapse, router-untrained, expert-dead, expert-load-imbalance, and expert-bias-drift's wrong sign.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.expert_dead import ExpertDead
 from trainvitals_monitor.detectors.expert_load_imbalance import ExpertLoadImbalance
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
+from trainvitals_monitor.detectors.router_untrained import RouterUntrained
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -170,3 +171,35 @@ def bias_that_is_subtracted() -> Stream:
 def subtracted_bias_that_mends() -> Stream:
     """It grows for who has most, and the load gets even."""
     return _experts(lambda step: 3.0 + 0.05 * step, follows=0.8)
+
+
+def _routed(gradient: float, *, steps: int = 20, trained: bool = True) -> Stream:
+    """A gate with gradients of this norm beside experts of 1."""
+    stream = Stream([tensor(GATE, shape=[8, 8], trainable=trained), tensor(STACK, shape=[8, 8, 8])])
+    stream.optimizers([[GATE, STACK] if trained else [STACK]])
+    stream.step(values={"*": 1.0}, gradients={GATE: gradient, STACK: 1.0}, lr=1e-3, steps=steps)
+    return stream
+
+
+@SCENARIOS.fires(RouterUntrained, Severity.WARNING, subject=GATE, first_step=1, says="12 looks")
+def weight_of_one_expert_divided_by_itself() -> Stream:
+    """What is left is rounding."""
+    return _routed(1e-9)
+
+
+@SCENARIOS.fires(RouterUntrained, Severity.WARNING, subject=GATE)
+def scores_that_only_choose() -> Stream:
+    """Nothing at all."""
+    return _routed(0.0)
+
+
+@SCENARIOS.silent(RouterUntrained)
+def router_that_hardly_learns() -> Stream:
+    """A thousandth of the experts' gradients."""
+    return _routed(1e-3)
+
+
+@SCENARIOS.silent(RouterUntrained)
+def router_that_is_frozen() -> Stream:
+    """No optimizer has it."""
+    return _routed(0.0, trained=False)

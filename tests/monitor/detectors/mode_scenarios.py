@@ -11,7 +11,9 @@ from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
 from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
+from trainvitals_monitor.detectors.dropout_lost import DropoutLost
 from trainvitals_monitor.detectors.eval_mode_in_training import EvalModeInTraining
+from trainvitals_monitor.detectors.frozen_statistics_moved import FrozenStatisticsMoved
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -235,3 +237,83 @@ def stochastic_weight_averaging() -> Stream:
 def statistics_that_are_the_same_anyway() -> Stream:
     """The student's have not gone anywhere."""
     return _train(_mean_teacher(), 20, still=TEACHER)
+
+
+def _dropouts(before: list[float], *, first: list[float], after: int = 20) -> Stream:
+    """Two dropouts, at `first` in the first step and at `before` in the last one before one of them is at 0."""
+    stream = _network()
+    stream.modes(dropouts=(2, 0), rates=first)
+    _train(stream, after)
+    stream.modes(dropouts=(2, 0), rates=[0.0, first[1]], rates_before=before)
+    return _train(stream, 10)
+
+
+@SCENARIOS.fires(DropoutLost, Severity.WARNING, first_step=21, says="1 of 2 modules")
+def dropout_overwritten_in_an_evaluation() -> Stream:
+    """At 0.2 for 20 steps, and at 0."""
+    return _dropouts([0.2, 0.2], first=[0.2, 0.2])
+
+
+@SCENARIOS.silent(DropoutLost)
+def dropout_that_is_annealed() -> Stream:
+    """It was at a hundredth before."""
+    return _dropouts([0.01, 0.2], first=[0.2, 0.2])
+
+
+@SCENARIOS.silent(DropoutLost)
+def dropout_set_after_the_first_steps() -> Stream:
+    """A setting that comes late."""
+    return _dropouts([0.2, 0.2], first=[0.2, 0.2], after=3)
+
+
+def _frozen(
+    way: float, *, trained: bool = False, begun: float = 1.0, asleep: bool = False
+) -> Stream:
+    """A batch norm with means of `begun` at first, `way` further after 20 steps; its weight is trained, or a head's."""
+    shape = {"shape": [64]}
+    stream = Stream(
+        [
+            tensor("conv.weight", shape=[64, 64], trainable=trained),
+            tensor("bn.weight", trainable=trained, **shape),
+            tensor("bn.running_mean", kind="buffer", **shape),
+            tensor("bn.running_var", kind="buffer", **shape),
+            "head.weight",
+        ]
+    )
+    stream.optimizers([["conv.weight", "bn.weight", "head.weight"] if trained else ["head.weight"]])
+    stream.modes(["bn.weight", "bn.running_mean", "bn.running_var"] if asleep else [])
+    moving = {"head.weight": 0.1, "bn.running_mean": 0.1, "bn.running_var": 0.1}
+    for step in range(20):
+        mean = begun + way * step / 19
+        digest = {f"sketch_{k}": mean * 8.0 for k in range(8)} | {"square_sum": 64 * mean**2}
+        stream.step(
+            values={"*": 8.0},
+            updates={**moving, "*": 0.1 if trained else 0.0},
+            digests={"bn.running_mean": digest | {"digest": step, "count": 64}},
+            lr=1e-3,
+        )
+    return stream
+
+
+@SCENARIOS.fires(FrozenStatisticsMoved, Severity.WARNING, subject="bn.running_mean", first_step=1)
+def backbone_frozen_and_in_train_mode() -> Stream:
+    """Its means move by a standard deviation."""
+    return _frozen(1.0)
+
+
+@SCENARIOS.silent(FrozenStatisticsMoved)
+def backbone_on_data_like_its_own() -> Stream:
+    """Noise."""
+    return _frozen(0.05)
+
+
+@SCENARIOS.silent(FrozenStatisticsMoved)
+def backbone_that_is_trained() -> Stream:
+    """Its statistics have to follow."""
+    return _frozen(1.0, trained=True)
+
+
+@SCENARIOS.silent(FrozenStatisticsMoved)
+def random_features() -> Stream:
+    """A fresh network that is never trained finds its statistics."""
+    return _frozen(1.0, begun=0.0)

@@ -194,3 +194,36 @@ def narrow_moments_by_design() -> Stream:
     stream.optimizers([NAMES])
     stream.step(values={"*": 1.0}, moments=_moments(1.0, 16), steps=8)
     return stream
+
+
+def _rounds(*, loss: float = 1.0, lengths: tuple[int, ...] = (20, 20, 20, 20)) -> Stream:
+    """An optimizer that is made anew in each round; `loss`: that of a round's first steps, 1 otherwise."""
+    stream = Stream(NAMES)
+    stream.optimizers([NAMES])
+    for length in lengths:
+        for step in range(length):
+            stream.step(
+                values={"*": 1.0},
+                counters=dict.fromkeys(NAMES, step + 1),
+                loss=loss if step < 4 else 1.0,
+                lr=1e-3,
+            )
+    return stream
+
+
+@SCENARIOS.fires(OptimizerStateReset, Severity.WARNING, first_step=21, says="last look")
+def optimizer_made_in_each_epoch() -> Stream:
+    """Four epochs of twenty steps."""
+    return _rounds()
+
+
+@SCENARIOS.silent(OptimizerStateReset)
+def optimizer_made_for_each_task() -> Stream:
+    """Each begins with a higher loss."""
+    return _rounds(loss=2.0)
+
+
+@SCENARIOS.silent(OptimizerStateReset)
+def optimizer_made_for_phases() -> Stream:
+    """Of unlike lengths."""
+    return _rounds(lengths=(20, 40, 20, 20))

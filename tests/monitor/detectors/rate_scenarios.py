@@ -1,5 +1,5 @@
 """
-Runs for learning-rate-zero and learning-rate-vanished.
+Runs for learning-rate-zero, learning-rate-vanished and schedule-overrun.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from tests.monitor.stream import Stream
 from trainvitals.contract import Contract
 from trainvitals_monitor.detectors.learning_rate_vanished import LearningRateVanished
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
+from trainvitals_monitor.detectors.schedule_overrun import ScheduleOverrun
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -143,3 +144,44 @@ def power_to_zero() -> Stream:
 def lower_bound() -> Stream:
     """A fast decay that ends at a thousandth."""
     return _run([max(1e-6, 1e-3 * 0.7**step) for step in range(100)])
+
+
+def _cosine(steps: int, period: int, low: float = 0.0) -> list[float]:
+    """Down to `low` in a period, and up again in the next."""
+    return [low + 5e-4 * (1 + math.cos(math.pi * step / period)) for step in range(steps)]
+
+
+@SCENARIOS.fires(ScheduleOverrun, Severity.WARNING, subject="a", first_step=42, says="schedule is")
+def cosine_beyond_its_end() -> Stream:
+    """Followed for twice its steps."""
+    return _run(_cosine(60, 40))
+
+
+@SCENARIOS.fires(ScheduleOverrun, Severity.WARNING, first_step=83)
+def cosine_by_epochs_beyond_its_end() -> Stream:
+    """The rate changes at every second step, and the lowest is not zero."""
+    return _run([rate for rate in _cosine(60, 40, 5e-5) for _ in range(2)])
+
+
+@SCENARIOS.silent(ScheduleOverrun)
+def cosine_to_its_end_and_a_constant() -> Stream:
+    """Clamped."""
+    return _run([*_cosine(41, 40), *([0.0] * 20)])
+
+
+@SCENARIOS.silent(ScheduleOverrun)
+def warm_restarts() -> Stream:
+    """Back to the peak at once."""
+    return _run(_cosine(40, 40) * 3)
+
+
+@SCENARIOS.silent(ScheduleOverrun)
+def triangles() -> Stream:
+    """CyclicLR: up and down along straight lines."""
+    return _run([1e-3 * abs(20 - step % 40) / 20 for step in range(120)])
+
+
+@SCENARIOS.silent(ScheduleOverrun)
+def second_warm_up() -> Stream:
+    """A cosine to zero, and a line up."""
+    return _run([*_cosine(40, 40), *(1e-5 * step for step in range(40))])
