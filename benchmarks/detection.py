@@ -70,6 +70,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "resume-discontinuity",
         "load-incomplete",
     ),
+    "codebook": ("codebook-collapse", "buffer-stuck", "parameter-stuck", "replica-divergence"),
     "coverage": (
         "parameter-not-in-optimizer",
         "optimizer-holds-dead-parameter",

@@ -157,6 +157,7 @@ EXPLAINS_NOTHING = frozenset(
         "average-aliased",
         "average-stuck",
         "batch-repeated",
+        "codebook-collapse",
         "dropout-lost",
         "frozen-parameter-moved",
         "frozen-statistics-moved",

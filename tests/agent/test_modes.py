@@ -122,3 +122,21 @@ def test_statistics_switched_off_are_told() -> None:
     (seen,) = _seen(rig)
     assert {rig.slots.fqn(index) for index in seen.untracked} >= {"1.running_mean", "1.weight"}
     assert seen.tensors == []
+
+
+def test_a_dropout_rate_that_becomes_zero_is_told_with_the_rates_before() -> None:
+    """One that is lowered is no news."""
+    model = _net()
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    _train(rig, model, optimizer, steps=5)
+    dropout = model[2]
+    assert isinstance(dropout, nn.Dropout)
+    dropout.p = 0.25
+    _train(rig, model, optimizer, steps=5)
+    dropout.p = 0.0
+    _train(rig, model, optimizer, steps=5)
+    first, lost = _seen(rig)
+    assert (first.dropout_rates, first.dropout_rates_before) == ([0.5], [])
+    assert (lost.dropout_rates, lost.dropout_rates_before) == ([0.0], [0.25])
+    assert lost.since == 11

@@ -208,6 +208,8 @@ def codebook_of_each_rank(healthy: bool, rank: int) -> Run:
     rank 0's to all at each forward pass."""
 
     class Quantized(nn.Module):
+        codebook: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.body, self.head = nn.Linear(16, 8), nn.Linear(8, 4)

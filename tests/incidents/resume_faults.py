@@ -179,7 +179,7 @@ def average_made_anew_after_the_load(healthy: bool) -> Run:
                     mine.lerp_(its, 0.02)
 
         optimizer.register_step_post_hook(follow)
-        model.forward = model["network"].forward  # type: ignore[method-assign]
+        model.forward = model["network"].forward
         return {"model": model, "optimizer": optimizer}
 
     def load(parts: Parts, state: Parts) -> None:

@@ -13,11 +13,23 @@ from pathlib import Path
 import pytest
 
 from benchmarks.detection import FURTHER, Case, read_corpus
-from tests.incidents.drive import load_case
+from tests.incidents.drive import drive, findings_of, load_case
 from tests.incidents.evidence import is_there
+from trainvitals_monitor.findings import Finding, Severity
 
 CASES = read_corpus(FURTHER, [])
 FAULTY = [case for case in CASES if not case.is_healthy]
+
+FOUND = {
+    "111": ("average-aliased", 20),
+    "114": ("codebook-collapse", 1),
+    "129": ("router-untrained", 0),
+    "139": ("schedule-overrun", 21),
+    "142": ("optimizer-state-reset", 23),
+    "145": ("dropout-lost", 20),
+    "149": ("resume-discontinuity", 46),
+}
+"""What some cases are there for: the detector that finds each, and the first step it names. The benchmark has all."""
 
 
 @pytest.mark.parametrize("twin", ["faulty", "healthy"])
@@ -28,6 +40,22 @@ def test_the_fault_is_in_the_faulty_twin_only(
     """The case's own evidence, which no monitor has a part in."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert is_there(load_case(name, FURTHER), twin == "healthy") == (twin == "faulty")
+
+
+@pytest.mark.parametrize("number", FOUND)
+def test_a_fault_of_the_corpus_is_found_and_its_twin_is_silent(number: str, tmp_path: Path) -> None:
+    """By its detector alone, at the step at which it shows."""
+    (case,) = [case for case in FAULTY if case.id == number]
+    module = load_case(case.name, FURTHER)
+    drive(module, False, tmp_path / "faulty", budget=None)
+    drive(module, True, tmp_path / "healthy", budget=None)
+    loud = [(one.detector, one.first_step) for one in _loud(tmp_path / "faulty")]
+    assert loud == [FOUND[number]]
+    assert not _loud(tmp_path / "healthy")
+
+
+def _loud(folder: Path) -> list[Finding]:
+    return [one for one in findings_of(folder) if one.severity is not Severity.INFO]
 
 
 @pytest.mark.distributed

@@ -16,7 +16,7 @@ engine judge them; nothing is mocked::
 What can be given per tensor, everywhere: a mapping from FQN ("*": all not named) to a number or to columns. A tensor
 that is not named was not looked at. Numbers are short for: values -> norm; updates -> update_norm, all elements
 changed; gradients -> grad_norm (None: missing); extremes -> (low, high); counters -> optimizer_step; moments -> both norms; kept -> writes;
-balancing -> follows; digests -> the digest; rows -> rows_alike; begun -> the root mean square. Columns override these:
+balancing -> follows; codes -> both counts; digests -> the digest; rows -> rows_alike; begun -> the root mean square. Columns override these:
 `updates={"w": {"update_norm": 0.1, "changed": 3}}`.
 """
 
@@ -164,6 +164,7 @@ class Stream:
         routing: PerTensor | None = None,
         feeding: PerTensor | None = None,
         balancing: PerTensor | None = None,
+        codes: PerTensor | None = None,
         digests: PerTensor | None = None,
         rows: PerTensor | None = None,
         loss: float | None = None,
@@ -192,6 +193,7 @@ class Stream:
             "routing": routing,
             "feeding": feeding,
             "balancing": balancing,
+            "codes": codes,
             "digests": digests,
             "rows": rows,
         }
@@ -589,6 +591,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "routing": _EVEN_LOAD,
         "feeding": {"stacked": 8, "fed": 8, "unfed": 0, "usual_feeds": 32.0},
         "balancing": {"follows": number},
+        "codes": {"codes": 64, "picked": number, "picked_recently": number},
         "digests": {},
         "rows": {"rows_alike": number},
         "beginning": {

@@ -11,6 +11,7 @@ Every table of tensors has two further columns, `tensor` (int32, the index in th
 from __future__ import annotations
 
 from trainvitals.facts.beginning import BEGINNING, ROWS
+from trainvitals.facts.codebooks import CODE_LOOKS, CODES
 from trainvitals.facts.inputs import DRAWS
 from trainvitals.facts.ranks import GRADIENT_REPLICAS, INPUTS, REPLICAS
 from trainvitals.facts.routing import BALANCING, EXPERT_LOADS, FEEDING, LOAD_LOOKS, ROUTING
@@ -48,6 +49,7 @@ _SERIES_TABLES = (
     ROUTING,
     FEEDING,
     BALANCING,
+    CODES,
 )
 TENSOR_TABLES: tuple[Table, ...] = (*_SERIES_TABLES, DIGESTS, BEGINNING)
 TABLES: tuple[Table, ...] = (
@@ -74,6 +76,8 @@ SERIES_TABLE = {column.name: table for table in _KEPT_TABLES for column in table
 __all__ = [
     "BALANCING",
     "BEGINNING",
+    "CODES",
+    "CODE_LOOKS",
     "COUNTERS",
     "DECAYS",
     "DIGESTS",

@@ -8,6 +8,7 @@ itself: `checkpoint.Checkpoints` and `loss.Log`.
 from __future__ import annotations
 
 from trainvitals.probes.beginnings import Beginnings
+from trainvitals.probes.codebooks import Codebooks
 from trainvitals.probes.decays import Decays
 from trainvitals.probes.draws import Draws
 from trainvitals.probes.gradients import Gradients
@@ -34,6 +35,7 @@ PROBES: tuple[type[Probe], ...] = (
     Gradients,
     KeptGradients,
     Routing,
+    Codebooks,
     Values,
     Updates,
     Beginnings,

@@ -15,6 +15,7 @@ from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
 from trainvitals_monitor.detectors.checkpoint_incomplete import CheckpointIncomplete
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
 from trainvitals_monitor.detectors.checkpoint_stale import CheckpointStale
+from trainvitals_monitor.detectors.codebook_collapse import CodebookCollapse
 from trainvitals_monitor.detectors.contract_broken import ContractBroken
 from trainvitals_monitor.detectors.counter_stuck import CounterStuck
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
@@ -113,6 +114,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     FrozenStatisticsMoved,
     BufferStuck,
     AverageStuck,
+    CodebookCollapse,
     LoraAGrowth,
     LoraBStuck,
     ExpertBiasDrift,

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from trainvitals.contract import matches
 from trainvitals_monitor.detectors.detector import (
     Alert,
     BoolArray,
@@ -27,7 +28,7 @@ class FrozenStatisticsMoved(Detector):
     Detects:
         A batch norm in train mode whose running mean, not zero when the run began, has moved away by a good part of a
         standard deviation, though neither its own parameters nor any registered before them are trained, while later ones
-        are.
+        are. Info, for many train so and some mean it; a warning where `Contract(frozen=)` names a parameter of the norm.
 
     Why it matters:
         The frozen network is not frozen: its outputs change with every batch, and differ between training and use. What
@@ -44,12 +45,12 @@ class FrozenStatisticsMoved(Detector):
     Misses:
         Statistics that move by less, as on data like those of the pre-training: nothing is said. Fresh backbones;
         averages, which move; norms without parameters, and those behind anything that is trained, whose statistics have to follow.
-        Statistics that are adapted to new data on purpose are reported.
+        Whether it is meant can't be told from the state: beside a good run, differs-from-reference finds it.
     """
 
     name = "frozen-statistics-moved"
     family = "modes"
-    severity = Severity.WARNING
+    severity = Severity.INFO
     summary = "Running statistics of a frozen network drift: it is in train mode."
     reads = ("digests", "changed", "norm", "ModesSeen", "OptimizersSeen")
     alert = Alert(hold="5m", summary="Running statistics of a frozen network drift")
@@ -86,19 +87,21 @@ class FrozenStatisticsMoved(Detector):
         with np.errstate(invalid="ignore", divide="ignore"):
             drift = np.sqrt(distance / variance)
             far = drift > self.threshold("drift", view)[means]
-        if far.any():
-            yield Claim(
-                tensors=means[far],
-                message="{fqn} has moved by {drift:.2g} standard deviations since the run began, though nothing up to it is "
-                "trained: its batch norm is in train mode.",
-                advice="Call eval() on the frozen part after each model.train().",
-                evidence={
-                    "drift": drift[far],
-                    "steps": np.full(int(far.sum()), view.step - view.base_step),
-                },
-                first_step=view.base_step + 1,
-                last_good_step=view.base_step,
-            )
+        declared = _declared_frozen(view, norms)[norms.number[means]]
+        for rows, severity in ((far & declared, Severity.WARNING), (far & ~declared, None)):
+            if rows.any():
+                steps = np.full(int(rows.sum()), view.step - view.base_step)
+                yield Claim(
+                    tensors=means[rows],
+                    message="{fqn} has moved by {drift:.2g} standard deviations since the run began, though nothing up to "
+                    "it is trained: its batch norm is in train mode.",
+                    advice="Call eval() on the frozen part after each model.train().",
+                    evidence={"drift": drift[rows], "steps": steps},
+                    first_step=view.base_step + 1,
+                    last_good_step=view.base_step,
+                    severity=severity,
+                    key="declared" if severity else "",
+                )
 
     def _means(self, view: View, norms: NormModules) -> IntArray:
         """Running means that move, of batch norms in train mode with nothing trained up to them."""
@@ -122,6 +125,12 @@ class FrozenStatisticsMoved(Detector):
         frozen = (params > 0) & (last < begins)
         found: IntArray = chosen[frozen[module]]
         return found
+
+
+def _declared_frozen(view: View, norms: NormModules) -> BoolArray:
+    """By module: a parameter of it is declared frozen."""
+    named = [matches(fqn, view.contract.frozen) for fqn in view.tensors.fqn]
+    return norms.per_module(np.array(named, np.bool_) & view.tensors.is_param) > 0
 
 
 def _named(view: View, name: str) -> BoolArray:
