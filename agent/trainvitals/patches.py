@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from weakref import ref
 
+from trainvitals.untraced import keep_untraced
+
 Around = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 """Called instead of a function, with that function and the call's arguments; answers with the call's result."""
 
@@ -20,9 +22,15 @@ ListenerT = TypeVar("ListenerT")
 
 
 class Patch:
-    """One attribute of a module or class, replaced by a wrapper that calls `around` while the patch is active."""
+    """
+    One attribute of a module or class, replaced by a wrapper that calls `around` while the patch is active.
 
-    def __init__(self, owner: Any, name: str, label: str, around: Around) -> None:
+    `opaque`: Dynamo is kept out of the wrapper, as it is out of what that replaces.
+    """
+
+    def __init__(
+        self, owner: Any, name: str, label: str, around: Around, *, opaque: bool = False
+    ) -> None:
         original = vars(owner)[name]
         self.label = label
         self.active = True
@@ -34,7 +42,7 @@ class Patch:
                 return original(*args, **kwargs)
             return around(original, args, kwargs)
 
-        self._wrapper = wrapper
+        self._wrapper = keep_untraced(wrapper) if opaque else wrapper
         setattr(owner, name, wrapper)
 
     def restore(self) -> None:
@@ -50,8 +58,10 @@ class SharedPatch(Generic[ListenerT]):
     references to them are only replaced together, never changed, for calls may run through them at any time.
     """
 
-    def __init__(self, owner: Any, name: str, label: str, around: Around) -> None:
-        self._make = functools.partial(Patch, owner, name, label, around)
+    def __init__(
+        self, owner: Any, name: str, label: str, around: Around, *, opaque: bool = False
+    ) -> None:
+        self._make = functools.partial(Patch, owner, name, label, around, opaque=opaque)
         self._lock = threading.Lock()
         self._references: tuple[ref[ListenerT], ...] = ()
         self._patch: Patch | None = None

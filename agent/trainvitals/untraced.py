@@ -14,10 +14,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.optim import Optimizer
+
+CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
 
 def untraced(function: Callable[..., Any]) -> Callable[..., None]:
@@ -32,11 +34,17 @@ def untraced(function: Callable[..., Any]) -> Callable[..., None]:
             disabled.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
         disabled[0](*args)
 
+    return keep_untraced(opaque)
+
+
+def keep_untraced(function: CallableT) -> CallableT:
+    """The function itself, which Dynamo neither inlines nor compiles from now on; what it calls may be compiled."""
     # Read by Dynamo before it inlines a call (torch/_dynamo/variables/functions.py); set by `disable` itself.
-    opaque._torchdynamo_disable = True  # type: ignore[attr-defined]
-    opaque._torchdynamo_disable_msg = "trainvitals reads state between steps"  # type: ignore[attr-defined]
-    run_as_it_is(opaque.__code__, True)
-    return opaque
+    marked: Any = function
+    marked._torchdynamo_disable = True
+    marked._torchdynamo_disable_msg = "trainvitals reads state between steps"
+    run_as_it_is(marked.__code__, True)
+    return function
 
 
 def run_as_it_is(code: CodeType, wanted: bool) -> None:

@@ -48,9 +48,12 @@ GROUPS = Table(
         ),
     ),
 )
+BACKWARD_SCALAR = "backward_scalar"
+"""Under this name the agent tells itself what `backward()` was called of. No "loss" in it, for it is scaled and divided."""
 SCALARS = Table(
     name="scalars",
-    help="What the trainer logged (loss and the like), by name.",
+    help="What the trainer logged (loss and the like), by name; and, as `backward_scalar`, the sum of the scalars whose "
+    "`backward()` was called since the step before: scaled and divided as the trainer does, so no detector uses it.",
     keys=("scalar", "step"),
     columns=(Column(name="value", dtype="float64", merge=Merge.MAX, help="the value as logged"),),
 )

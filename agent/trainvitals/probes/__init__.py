@@ -7,6 +7,7 @@ itself: `checkpoint.Checkpoints` and `loss.Log`.
 
 from __future__ import annotations
 
+from trainvitals.probes.backward import Backward
 from trainvitals.probes.beginnings import Beginnings
 from trainvitals.probes.codebooks import Codebooks
 from trainvitals.probes.decays import Decays
@@ -43,6 +44,7 @@ PROBES: tuple[type[Probe], ...] = (
     Inputs,
     Unregistered,
     Draws,
+    Backward,
 )
 
 __all__ = ["PROBES"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
+from trainvitals.facts import BACKWARD_SCALAR
 from trainvitals_monitor import web
 from trainvitals_monitor.folding import folded
 from trainvitals_monitor.monitor import Monitor
@@ -33,14 +34,16 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
     monitor: Monitor = request.app.state.monitor
     ask = Queries(monitor)
     detail = ask.run(run)
+    # A trainer's own loss, or what comes nearest to it.
+    shown = next((name for name in ("loss", BACKWARD_SCALAR) if name in detail.scalars), None)
     curve = None
-    if "loss" in detail.scalars:
+    if shown is not None:
         first = max(-1, ask.last_step(run) - _LOSS_STEPS)
-        loss = ask.series(
+        series = ask.series(
             SeriesAsked(
                 run=run,
                 kind="scalar",
-                name="loss",
+                name=shown,
                 stat="value",
                 attempt="",
                 first=first,
@@ -48,8 +51,8 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
                 points=_LOSS_STEPS,
             )
         )
-        offset = loss.step_offset or 0
-        curve = web.curve([step + offset for step in loss.steps], list(loss.values))
+        offset = series.step_offset or 0
+        curve = web.curve([step + offset for step in series.steps], list(series.values))
     findings = ask.findings(run, None, None)
     muted = {one.id: mute for one in findings if (mute := monitor.mutes.of(one))}
     patterns = [one for one in monitor.mutes.all() if one.is_pattern_of(run)]
@@ -63,6 +66,7 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
         run=detail,
         groups=groups,
         curve=curve,
+        shown=shown,
         muted=muted,
         patterns=patterns,
         may_mute=monitor.config.may_mute,

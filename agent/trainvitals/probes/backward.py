@@ -1,0 +1,90 @@
+"""
+The scalar whose `backward()` the trainer calls: near to its loss, and known without being told.
+
+Touches `torch.autograd.backward` while any agent is attached (backwards.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Any
+
+import torch
+
+from trainvitals.backwards import BACKWARDS
+from trainvitals.capture import is_capturing
+from trainvitals.facts import BACKWARD_SCALAR
+from trainvitals.layout import is_dtensor
+from trainvitals.probes.probe import Look, Probe
+from trainvitals.record import Record
+from trainvitals.slots import SlotTable
+from trainvitals.underway import Underway, send_home
+
+
+class Backward(Probe):
+    """
+    The sum of what `backward()` was called of since the step before: what the step's gradients are the gradients of.
+
+    It is no loss: trainers divide it by the number of microbatches or tokens, and multiply it by a gradient scaler's
+    scale, and what was done can't be known. Calls with gradients given (a pipeline's stages) are passed over, and so is all
+    after a rest. On the CPU read at once, else when it has arrived; 3 us a call, no device sync.
+    """
+
+    name = "backward"
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._is_resting = False
+        self._parts: list[float | Underway] = []
+        self._waiting: deque[tuple[int, list[float | Underway]]] = deque()
+        self._record: Record | None = None
+
+    def attached(self, slots: SlotTable) -> None:  # noqa: ARG002  (that it happens is all)
+        """Begin to listen."""
+        BACKWARDS.hold(self)
+
+    def after_step(self, look: Look) -> None:
+        """The step's calls are complete; what has arrived of this and earlier ones is told."""
+        if self._parts:
+            self._waiting.append((look.step, self._parts))
+        self._parts, self._is_resting, self._record = [], False, look.record
+        self._tell(look.record, wait=False)
+
+    def rest(self, look: Look) -> None:  # noqa: ARG002  (that it happens is all)
+        """Nobody looks at this step; the calls for the next one come before it is known whether anybody does."""
+        self._parts, self._is_resting = [], True
+
+    def close(self) -> None:
+        """Stop to listen, the last one who does gives the function back; tell what is still on its way."""
+        BACKWARDS.release(self)
+        if self._record is not None:
+            self._tell(self._record, wait=True)
+
+    def touched(self) -> list[str]:
+        """What is replaced now."""
+        return BACKWARDS.touched(self)
+
+    def called(self, roots: Any, gradients: Any) -> None:
+        """`backward()` was called; on the caller's thread."""
+        if not self._is_resting and gradients is None and os.getpid() == self._pid:
+            self.guarded(self.name, self._take, roots)
+
+    def _take(self, roots: Any) -> None:
+        if is_capturing():
+            return
+        for root in (roots,) if isinstance(roots, torch.Tensor) else roots:
+            # A DTensor's value may be this rank's part of it only.
+            if isinstance(root, torch.Tensor) and root.numel() == 1 and not is_dtensor(root):
+                on_host = root.device.type == "cpu"
+                self._parts.append(float(root.detach()) if on_host else send_home(root))
+
+    def _tell(self, record: Record, *, wait: bool) -> None:
+        while self._waiting and (wait or all(map(_has_arrived, self._waiting[0][1]))):
+            step, parts = self._waiting.popleft()
+            numbers = [part.read() if isinstance(part, Underway) else part for part in parts]
+            record.scalar(BACKWARD_SCALAR, step, sum(numbers))
+
+
+def _has_arrived(part: float | Underway) -> bool:
+    return not isinstance(part, Underway) or part.has_arrived
