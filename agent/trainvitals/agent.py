@@ -326,6 +326,7 @@ class Agent:
             num_tensors=len(self._slots),
             num_watched=watched,
             optimizers=[type(optimizer).__name__ for optimizer in optimizers],
+            num_ranks=self.world.world_size,
             target=self.settings.monitor,
             to_folder=self.settings.to_folder,
             budget=self.settings.budget,

@@ -10,9 +10,10 @@ Touches: one `os.register_at_fork` callback per process, which Python cannot tak
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from torch import nn
 
@@ -34,11 +35,15 @@ class Attached:
     def __init__(self) -> None:
         self.agents: list[Attachment] = []
         self._is_in_step = False
+        self._is_giving_way = False
+        self._yielding: WeakSet[Attachment] = WeakSet()
         self._left: list[Callable[[], None]] = []
 
     def add(self, agent: Attachment) -> None:
         """It is open."""
         self.agents = [*self.agents, agent]
+        if self._is_giving_way:
+            self._yielding.add(agent)
 
     def discard(self, agent: Attachment) -> None:
         """It is closed."""
@@ -51,6 +56,14 @@ class Attached:
     def has(self, model: nn.Module) -> bool:
         """Whether an open agent is attached to it."""
         return any(agent.slots.is_of(model) for agent in self.agents)
+
+    def make_way(self, models: Iterable[nn.Module]) -> None:
+        """Close the agents that nobody asked for by `attach`, if they watch any of these: now somebody does."""
+        parameters = [parameter for model in models for parameter in model.parameters()]
+        for agent in self.agents:
+            index_of = agent.slots.index_of
+            if agent in self._yielding and any(index_of(each) is not None for each in parameters):
+                agent.close()
 
     def clear_out(self) -> None:
         """Close what is abandoned, and finish what was left; on a trainer's thread."""
@@ -70,6 +83,15 @@ class Attached:
             yield
         finally:
             self._is_in_step = False
+
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Agents that are added meanwhile give way to those of the program's own `attach()`."""
+        self._is_giving_way = True
+        try:
+            yield
+        finally:
+            self._is_giving_way = False
 
     def forget(self) -> None:
         """In a forked child, where the parent's agents are silent."""

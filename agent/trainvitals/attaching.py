@@ -84,6 +84,7 @@ def _make(
     try:
         resolved = resolve(given)
         models, optimizers = check_models(model), check_optimizers(optimizer)
+        ATTACHED.make_way(models)
         for each in models:
             if ATTACHED.has(each):
                 raise BadSetting(

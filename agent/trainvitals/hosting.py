@@ -22,6 +22,7 @@ from types import CodeType, ModuleType, TracebackType
 from typing import TYPE_CHECKING
 
 from trainvitals.arrival import Arrival
+from trainvitals.parts import Part, part_of
 
 if TYPE_CHECKING:
     from trainvitals.launch import Target
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
 
 def host(target: Target) -> None:
     """Run the target to its end under the agent; whatever it raises passes through."""
-    arrival = Arrival(steps=target.steps)
-    arrival.await_torch()
+    words = ["-m", target.name] if target.is_module else [target.name]
+    # To a launcher's processes the start-up hook comes.
+    is_launcher = part_of([sys.executable, *words]) is Part.LAUNCHER
+    arrival = Arrival(steps=target.steps, speaks_to_all=not is_launcher)
+    if not is_launcher:
+        arrival.await_torch()
     try:
         with _own_tracebacks():
             if target.is_module:

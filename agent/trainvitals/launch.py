@@ -4,10 +4,10 @@
 The script must not notice: its `sys.argv`, `__name__`, `sys.path[0]`, exceptions, tracebacks and exit status are those
 of `python SCRIPT`, and torch is imported when the script imports it (settings such as OMP_NUM_THREADS that it makes
 before still count). Options before SCRIPT become environment variables, so that an `attach()` of the script's own, and
-processes that it starts, use them too.
+processes that it starts, use them too; and the start-up hook (startup.py) comes to those processes, be they ranks that
+the script spawns.
 
-Not reached: ranks that the script itself starts by spawning (torch.multiprocessing.spawn), and a script that leaves by
-os._exit: it has to call `attach()` or `agent.flush()` itself.
+Not reached: a script that leaves by os._exit; it has to call `attach()` or `agent.flush()` itself.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trainvitals.contract_file import read_contract
+from trainvitals.environment import check_environment
 from trainvitals.errors import BadSetting
-from trainvitals.link import MonitorLink
-from trainvitals.settings import SETTING_BY_NAME, SETTINGS, resolve
+from trainvitals.settings import SETTING_BY_NAME, SETTINGS
+from trainvitals.startup import SWITCH
 
 _EXAMPLES = """\
 examples:
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     except BadSetting as error:
         sys.stderr.write(f"trainvitals run: {error}\n")
         return 2
+    os.environ[SWITCH] = "1"
     # Here and not above: none of it is needed to say what was asked wrongly.
     from trainvitals.hosting import host
 
@@ -121,19 +122,8 @@ def _parse(options: list[str], rest: list[str]) -> Target:
     for name, text in given.items():
         if text is not None:
             _to_environment(name, text)
-    _check_environment()
+    check_environment()
     return Target(name=words[0], is_module=is_module, arguments=words[1:], steps=steps)
-
-
-def _check_environment() -> None:
-    """What `attach` would refuse at the first step is better refused now. Raises BadSetting."""
-    settings = resolve({})
-    if settings.contract:
-        read_contract(settings.contract)
-        # The script may change its folder before it attaches.
-        os.environ[SETTING_BY_NAME["contract"].environment] = os.path.abspath(settings.contract)
-    if not settings.to_folder:
-        MonitorLink(settings)
 
 
 def _to_environment(name: str, text: str) -> None:

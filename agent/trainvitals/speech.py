@@ -41,6 +41,7 @@ def attach_line(
     num_tensors: int,
     num_watched: int,
     optimizers: Sequence[str],
+    num_ranks: int,
     target: str,
     to_folder: bool,
     budget: float | None,
@@ -50,7 +51,11 @@ def attach_line(
     steps = " and ".join(optimizers) if optimizers else "the optimizer that steps first"
     share = "everything at every step" if budget is None else f"{budget:.1%} of step time"
     where = f"frames to the folder {target}" if to_folder else f"monitor {target}"
-    return f"run {run}: {names}, {num_tensors} tensors ({num_watched} watched), {steps}; looking at {share}; {where}"
+    ranks = f", {num_ranks} ranks" if num_ranks > 1 else ""
+    return (
+        f"run {run}: {names}, {num_tensors} tensors ({num_watched} watched), {steps}{ranks}; "
+        f"looking at {share}; {where}"
+    )
 
 
 def finding_line(finding: Mapping[str, Any], page: str) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 from tests.agent.preloaded import Preloaded
 from tests.agent.small_monitor import SmallMonitor
 from trainvitals.__main__ import COMMANDS
-from trainvitals.arrival import MAX_AGENTS
+from trainvitals.following import MAX_AGENTS
 from trainvitals.frame import decode
 from trainvitals.launch import _split, main
 from trainvitals.roots import outermost, owned_by, roots_of
