@@ -164,7 +164,8 @@ class Agent:
             self._report = self.coverage()
             self._slots.drop()
             if not self.settings.quiet and self.world.rank == 0:
-                say(summary_line(self._report))
+                folder = self.settings.monitor if self.settings.to_folder else ""
+                say(summary_line(self.run, self._report, folder))
 
     def _become_a_copy(self) -> None:
         """In a forked child, where it is silent: whoever closed it in the parent does not do so here."""

@@ -46,6 +46,8 @@ class Root:
     def __init__(self, model: nn.Module) -> None:
         self.model: Callable[[], nn.Module | None] = weakref.ref(model)
         self.name = _class_name(_unwrapped(model))
+        self.prefix = ""
+        """What tells its tensors from another model's, once that was needed."""
         self._parts: list[tuple[str, Callable[[], nn.Module | None]]] = []
 
     def remember_parts(self) -> None:
@@ -93,11 +95,15 @@ def find_in(models: Sequence[Root]) -> list[Place]:
     ]
     names = [_canonical(tuple(raw for raw, *_ in one)) for one in found]
     together = [name for one in names for name in one]
-    if len(set(together)) < len(together):
-        prefixes = _prefixes([root.name for root in models])
+    is_told_apart = any(
+        root.prefix for root in models
+    )  # and stays so when only one of them is left
+    if is_told_apart or len(set(together)) < len(together):
+        for root, prefix in zip(models, _prefixes([root.name for root in models]), strict=True):
+            root.prefix = root.prefix or prefix
         names = [
-            [f"{prefix}.{name}" for name in one]
-            for prefix, one in zip(prefixes, names, strict=True)
+            [f"{root.prefix}.{name}" for name in one]
+            for root, one in zip(models, names, strict=True)
         ]
     return [
         _place(number, fqn, *entry)

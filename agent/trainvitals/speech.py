@@ -8,7 +8,9 @@ stdout, which is the trainer's. `logging.getLogger("trainvitals").setLevel(...)`
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,8 +49,8 @@ def attach_line(
     budget: float | None,
 ) -> str:
     """What was found, and where facts go."""
-    names = " and ".join(models)
-    steps = " and ".join(optimizers) if optimizers else "the optimizer that steps first"
+    names = _counted(models)
+    steps = _counted(optimizers) if optimizers else "the optimizer that steps first"
     share = "everything at every step" if budget is None else f"{budget:.1%} of step time"
     where = f"frames to the folder {target}" if to_folder else f"monitor {target}"
     ranks = f", {num_ranks} ranks" if num_ranks > 1 else ""
@@ -64,11 +66,19 @@ def finding_line(finding: Mapping[str, Any], page: str) -> str:
     return f"{finding['severity']}: {finding['detector']}: {finding['message']} {finding['advice']}{where}"
 
 
-def summary_line(coverage: Mapping[str, Any]) -> str:
-    """At the end: what was covered, and what was never exercised."""
+def summary_line(run: str, coverage: Mapping[str, Any], folder: str = "") -> str:
+    """At the end: what was covered, what was never exercised, and how frames in a folder are judged."""
     never = coverage["never_seen"]
     rest = f"; never seen: {', '.join(never)}" if never else ""
+    judge = f"; what was found: trainvitals replay {shlex.quote(folder)}" if folder else ""
     return (
-        f"{coverage['steps']} steps, {coverage['tensors_seen']} of {coverage['tensors']} tensors looked at"
-        f" ({coverage['tensors_exact']} read whole), {coverage['saves']} saves and {coverage['loads']} loads seen{rest}"
+        f"run {run}: {coverage['steps']} steps, {coverage['tensors_seen']} of {coverage['tensors']} tensors looked at"
+        f" ({coverage['tensors_exact']} read whole), {coverage['saves']} saves and {coverage['loads']} loads seen"
+        f"{rest}{judge}"
     )
+
+
+def _counted(names: Sequence[str]) -> str:
+    """`Actor and 2 Critic`: each once, in order."""
+    counts = Counter(names)
+    return " and ".join(name if n == 1 else f"{n} {name}" for name, n in counts.items())

@@ -28,6 +28,8 @@ from trainvitals.frame import decode
 from trainvitals.launch import _split, main
 from trainvitals.roots import outermost, owned_by, roots_of
 from trainvitals.settings import SETTINGS
+from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.replay import replay
 
 TRAIN = """
 import torch
@@ -283,6 +285,48 @@ def test_models_of_a_gan_are_attached_together_and_later_ones_by_themselves(tmp_
     names = {header["run"] for header, _ in frames(tmp_path)}
     assert len(names) == 2
     assert max(names) == f"{min(names)}-2"
+
+
+ONE_AFTER_THE_OTHER = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+x = torch.randn(256, 8)
+def make():
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+def train(model, optimizer):
+    for batch in x.split(16):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch), batch[:, :3].argmax(1)).backward()
+        optimizer.step()
+models = [make() for _ in range(3)]
+optimizers = [torch.optim.Adam(model.parameters(), 1e-2) for model in models]
+for model, optimizer in zip(models, optimizers):
+    train(model, optimizer)
+first = models.pop(0)
+del first, model, optimizer, optimizers[0]
+for _ in range(2):
+    later = make()
+    train(later, torch.optim.Adam(later.parameters(), 1e-2))
+train(models[0], optimizers[0])
+"""
+
+
+def test_models_that_are_trained_one_after_the_other(tmp_path: Path) -> None:
+    """An ensemble and two trials: nothing is found of those that wait, nor of those that are gone."""
+    (tmp_path / "train.py").write_text(ONE_AFTER_THE_OTHER)
+    done = run(tmp_path, "--budget", "none", "train.py")
+    assert "3 Sequential, 27 tensors (0 watched), 3 Adam" in done.stderr, done.stderr
+    judged = replay(tmp_path / "frames")
+    assert len(judged) == 3
+    found = [one for each in judged for one in each.findings if one.severity is not Severity.INFO]
+    assert found == []
+    fqns = {info["fqn"] for header, _ in frames(tmp_path) for info in header["tensors"]}
+    assert {fqn.partition(".")[0] for fqn in fqns if fqn[0] == "m"} == {
+        "model0",
+        "model1",
+        "model2",
+    }
 
 
 PHASES = """

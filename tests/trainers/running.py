@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.replay import replay
 
 PROGRAMS = Path(__file__).parent / "programs"
+HOOK = Path(__file__).parents[2] / "agent" / "trainvitals_startup.pth"
 LIMIT_S = 400
 
 
@@ -51,10 +53,18 @@ def needs(*libraries: str) -> None:
 
 
 def run_program(
-    program: Path, *arguments: str, folder: Path, launcher: Sequence[str] = (), steps: int = 0
+    program: Path,
+    *arguments: str,
+    folder: Path,
+    launcher: Sequence[str] = (),
+    steps: int = 0,
+    is_switched_on: bool = False,
 ) -> Ran:
     """
     `python program` in its own folder, looking at everything; with `launcher` words before it, such as `-m trainvitals run`.
+
+    `is_switched_on`: with TRAINVITALS=1, and the start-up hook as if it were installed (tests/agent/test_startup.py
+    installs it).
     """
     frames = folder / "frames"
     environment = {
@@ -65,6 +75,9 @@ def run_program(
         "TRAINVITALS_BUDGET": "none",
         "PYTHONPATH": os.pathsep.join([str(PROGRAMS), os.environ.get("PYTHONPATH", "")]),
     }
+    if is_switched_on:
+        environment["TRAINVITALS"] = "1"
+        environment["PYTHONPATH"] += os.pathsep + str(_with_hook(folder / "site"))
     if steps:
         environment["STEPS"] = str(steps)
     done = subprocess.run(
@@ -78,6 +91,14 @@ def run_program(
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
     return _judged(frames, output)
+
+
+def _with_hook(folder: Path) -> Path:
+    """A folder whose .pth files the interpreter goes through if it is on PYTHONPATH."""
+    folder.mkdir()
+    shutil.copy(HOOK, folder)
+    (folder / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(folder)!r})\n")
+    return folder
 
 
 def _judged(frames: Path, output: str) -> Ran:

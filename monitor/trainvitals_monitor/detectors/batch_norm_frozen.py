@@ -20,8 +20,8 @@ _WINDOW = 64
 class BatchNormFrozen(Detector):
     """
     Detects:
-        A batch norm in train mode whose weight has a gradient and moves, while none of its running statistics (mean,
-        variance, the count of batches) changes at any look. Or one whose batches are counted while the mean is
+        A batch norm in train mode whose weight has a gradient and moves, while at the same looks none of its running
+        statistics (mean, variance, the count of batches) changes. Or one whose batches are counted while the mean is
         exactly 0 and the variance 1 as they were made: its momentum is 0.
 
     Why it matters:
@@ -75,12 +75,16 @@ class BatchNormFrozen(Detector):
         changed, seen = look_back(view, "changed", _WINDOW, suspects)
         gradient, _ = look_back(view, "with_gradient", _WINDOW, suspects)
         number, statistic = norms.number[suspects], norms.statistic[suspects]
+        steps, count = view.window_steps(_WINDOW), len(norms.names)
         with np.errstate(invalid="ignore"):
-            still = stretch_of(changed == 0, seen, view.window_steps(_WINDOW))
-            moves = ((changed > 0) & (gradient > 0)).sum(axis=0)
+            still = stretch_of(changed == 0, seen, steps)
+            # Only meanwhile: of models that are trained one after the other, those that wait stand still as a whole.
+            since = np.full(count, -1)
+            np.maximum.at(since, number[statistic], still.first_step[statistic])
+            meanwhile = steps[:, None] >= since[number]
+            moves = ((changed > 0) & (gradient > 0) & meanwhile).sum(axis=0)
         yield from self._without_momentum(view, norms)
         enough = self.value("looks")
-        count = len(norms.names)
         unmoved = np.bincount(number, (still.looks >= enough) & statistic, count)
         statistics = np.bincount(number, statistic, count)
         trains = (view.tensors.trainable & view.held & (view.lr > 0))[suspects]

@@ -175,6 +175,19 @@ def batch_norm_that_is_not_used() -> Stream:
     return _train(stream, 20, still=[*NORM, *STATISTICS])
 
 
+@SCENARIOS.silent(BatchNormFrozen)
+def models_trained_one_after_the_other() -> Stream:
+    """An ensemble in one run: a model waits, weights and statistics, while the next one is trained."""
+    names = [prefix + name for prefix in ("model0.", "model1.") for name in (*BODY, *NORM)]
+    buffers = [*_statistics("model0."), *_statistics("model1.")]
+    stream = Stream([*names, *buffers])
+    stream.optimizers([names])
+    stream.modes()
+    for waiting in ("model1.", "model0.", "model1."):
+        _train(stream, 20, still=[f"{waiting}{name}" for name in (*BODY, *NORM, *STATISTICS)])
+    return stream
+
+
 @SCENARIOS.silent(BatchNormFrozen, BufferStuck)
 def modes_unknown() -> Stream:
     """An agent that says nothing of modes gives no ground to judge them."""

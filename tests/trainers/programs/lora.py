@@ -1,5 +1,6 @@
 """
-torchtitan #421 with peft and transformers' Trainer: `garbage`, `zeros`, `step` or `sound`.
+torchtitan #421 with peft and transformers' Trainer: `garbage`, `zeros`, `step` or `sound`; `unedited` behind that leaves
+our one line out.
 
 A small Llama is trained, then fine-tuned with LoRA. `garbage`, `zeros`: `to_empty()` comes after the weights were
 loaded, in recycled or in fresh memory (set here, so that it is the same each time). `step`: a step size far too large.
@@ -12,9 +13,11 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
-from trainvitals.integrations.transformers import TrainvitalsCallback
+mode, callbacks = sys.argv[1], []
+if "unedited" not in sys.argv:
+    from trainvitals.integrations.transformers import TrainvitalsCallback
 
-mode = sys.argv[1]
+    callbacks = [TrainvitalsCallback()]
 transformers.set_seed(0)
 config = LlamaConfig(
     vocab_size=256,
@@ -67,6 +70,6 @@ trainer = Trainer(
     model=tuned,
     args=arguments("tuned", 30, 0.5 if mode == "step" else 2e-3),
     train_dataset=dataset,
-    callbacks=[TrainvitalsCallback()],
+    callbacks=callbacks,
 )
 trainer.train()
