@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,12 @@ def _judged(frames: Path, output: str) -> Ran:
         findings=sorted(findings, key=lambda finding: finding.first_step),
         runs=sorted({header["run"] for header, _ in decoded}),
         steps=[int(step) for _, t in decoded if "steps" in t for step in t["steps"]["step"]],
-        num_losses=sum(len(t["scalars"]["step"]) for _, t in decoded if "scalars" in t),
+        num_losses=sum(_num_losses(header, tables) for header, tables in decoded),
         offsets={header.get("step_offset") for header, _ in decoded},
         output=output,
     )
+
+
+def _num_losses(header: dict[str, Any], tables: dict[str, Any]) -> int:
+    indices = tables["scalars"]["scalar"] if "scalars" in tables else ()
+    return sum(header["scalars"][index] == "loss" for index in indices)
