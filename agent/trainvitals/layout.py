@@ -20,6 +20,8 @@ import torch
 Kind = Literal["full", "replica", "box", "flat", "unknown"]
 _Interval: TypeAlias = tuple[int, int]
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -83,13 +85,16 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
     if is_dtensor(tensor):
         tensor = cast(Any, tensor)._local_tensor
     part = tensor.detach()
-    if part.dtype.is_complex and part.layout is torch.strided:
-        part = part.resolve_conj()
+    # Conjugates and negatives may be views that torch only marks as such: numpy, and a view as bits, need the real thing.
+    if part.is_conj() or part.is_neg():
+        part = part.resolve_conj().resolve_neg()
     return part
 
 
 def is_dtensor(tensor: torch.Tensor) -> bool:
     """Whether it is a DTensor; does not import torch.distributed.tensor, which costs as much as all of us."""
+    if type(tensor) in _PLAIN:
+        return False
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
 

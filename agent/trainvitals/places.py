@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -36,6 +36,14 @@ class Place:
     persistent: bool
     root: int
 
+    def emptied(self) -> Place:
+        """The same place, with nothing there and no reference to what was."""
+        return replace(self, owner={}, home=lambda: None)
+
+    def names(self) -> tuple[object, ...]:
+        """What is told of it beside the canonical name."""
+        return self.raw_fqn, self.kind, self.persistent, self.module
+
 
 class Root:
     """
@@ -54,7 +62,7 @@ class Root:
         """From now on the parts are known when the model itself is gone; a weak reference a module."""
         model = self.model()
         if model is not None:
-            parts = _modules(model, "", ())
+            parts = _modules(model, "")
             self._parts = [(prefix, weakref.ref(module)) for prefix, module in parts]
 
     def parts(self) -> list[tuple[str, nn.Module]]:
@@ -87,12 +95,14 @@ def find_places(models: Sequence[nn.Module]) -> list[Place]:
     return find_in([Root(model) for model in roots(models)])
 
 
-def find_in(models: Sequence[Root]) -> list[Place]:
-    """As `find_places`, in what is left of these models."""
+def find_in(models: Sequence[Root], before: list[Place] | None = None) -> list[Place]:
+    """As `find_places`, in what is left of these models; `before` itself if that is what is found again, at 1 us a tensor."""
     found = [
         [entry for prefix, module in root.parts() for entry in _tensors(module, prefix)]
         for root in models
     ]
+    if before is not None and _are_found_again(before, found):
+        return before
     names = [_canonical(tuple(raw for raw, *_ in one)) for one in found]
     together = [name for one in names for name in one]
     is_told_apart = any(
@@ -110,6 +120,22 @@ def find_in(models: Sequence[Root]) -> list[Place]:
         for number, (one, fqns) in enumerate(zip(found, names, strict=True))
         for fqn, entry in zip(fqns, one, strict=True)
     ]
+
+
+def _are_found_again(places: list[Place], found: list[list[_Found]]) -> bool:
+    if len(places) != sum(map(len, found)):
+        return False
+    known = iter(places)
+    return all(
+        place.raw_fqn == raw_fqn
+        and place.owner is owner
+        and place.key == key
+        and place.home() is module
+        and place.root == number
+        and place.persistent == _is_persistent(module, kind, key)
+        for number, one in enumerate(found)
+        for (raw_fqn, module, kind, owner, key), place in zip(one, known, strict=False)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -130,7 +156,7 @@ def roots(models: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _tensors(top: nn.Module, above: str) -> Iterator[_Found]:
-    for prefix, module in _modules(top, above, ()):
+    for prefix, module in _modules(top, above):
         for kind, owner in (("param", module._parameters), ("buffer", module._buffers)):
             # ScriptModules hand out wrappers that make new Python objects at every look.
             held = owner if isinstance(owner, dict) else dict(owner.items())
@@ -139,15 +165,21 @@ def _tensors(top: nn.Module, above: str) -> Iterator[_Found]:
                     yield prefix + key, module, kind, held, key  # type: ignore[misc]
 
 
-def _modules(
-    module: nn.Module, prefix: str, above: tuple[nn.Module, ...]
-) -> Iterator[tuple[str, nn.Module]]:
+def _modules(top: nn.Module, above: str) -> list[tuple[str, nn.Module]]:
     """As named_modules(remove_duplicate=False): a shared module under each of its names; but safe on a cycle."""
-    yield prefix, module
-    above = (*above, module)
-    for name, child in module._modules.items():
-        if child is not None and not any(child is each for each in above):
-            yield from _modules(child, f"{prefix}{name}.", above)
+    found: list[tuple[str, nn.Module]] = []
+    path: set[int] = set()
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        found.append((prefix, module))
+        path.add(id(module))
+        for name, child in module._modules.items():
+            if child is not None and id(child) not in path:
+                visit(child, f"{prefix}{name}.")
+        path.discard(id(module))
+
+    visit(top, above)
+    return found
 
 
 def _place(
@@ -159,9 +191,13 @@ def _place(
     owner: Mapping[str, Any],
     key: str,
 ) -> Place:
-    persistent = kind == "param" or key not in module._non_persistent_buffers_set
+    persistent = _is_persistent(module, kind, key)
     home = weakref.ref(module)
     return Place(fqn, raw_fqn, kind, owner, home, key, _class_name(module), persistent, root)
+
+
+def _is_persistent(module: nn.Module, kind: str, key: str) -> bool:
+    return kind == "param" or key not in module._non_persistent_buffers_set
 
 
 def _class_name(module: nn.Module) -> str:

@@ -38,15 +38,20 @@ class State(NamedTuple):
 
 
 class Slot:
-    """One place, and what it held when it was last judged; `layout` and `plan` are kept here by the table."""
+    """
+    One place, and what it held when it was last judged; `layout` and `plan` are kept here by the table.
+
+    `is_plain`: it held a tensor with a pointer, and no subclass. `deaths`: where its index goes when what it held dies.
+    """
 
     __slots__ = (
-        "_has_pointer",
         "_home",
         "_key",
         "_owner",
+        "deaths",
         "identity",
         "index",
+        "is_plain",
         "layout",
         "place",
         "plan",
@@ -56,8 +61,9 @@ class Slot:
         "state",
     )
 
-    def __init__(self, index: int, place: Place) -> None:
+    def __init__(self, index: int, place: Place, deaths: set[int]) -> None:
         self.index = index
+        self.deaths = deaths
         self.reference: Callable[[], torch.Tensor | None] = _nothing
         self.identity = 0
         self.state: State | None = None
@@ -65,7 +71,7 @@ class Slot:
         self.layout: Layout | None = None
         self.plan: CorePlan | None = None
         self.predecessors = Predecessors()
-        self._has_pointer = False
+        self.is_plain = False
         self.move(place)
 
     def move(self, place: Place) -> None:
@@ -89,10 +95,13 @@ class Slot:
         found = None if home is None else home.__dict__.get(self._key)
         if found is None:
             found = self._owner.get(self._key)
-        if found is not self.reference():
-            return False
+        held = self.reference()
+        if found is not held:
+            if held is not None or isinstance(found, torch.Tensor):
+                return False
+            found = None  # something else than a tensor is none, as before
         state = self.state
-        if found is None or state is None or not self._has_pointer:
+        if found is None or state is None or not self.is_plain or type(found) not in PLAIN:
             return (None if found is None else state_of(found)) == state
         # The same pointer is the same device.
         storage, dtype, _, shape, trainable = state
@@ -111,15 +120,14 @@ class Slot:
             self.refer_to(tensor)
         self.state = None if tensor is None else state_of(tensor)
         self.sharded = tensor is not None and is_dtensor(tensor)
-        self._has_pointer = (
-            type(tensor) in _PLAIN and self.state is not None and self.state.storage != 0
-        )
+        self.is_plain = type(tensor) in PLAIN and self.state is not None and self.state.storage != 0
+        self.deaths.discard(self.index)
         if self.place.kind == "buffer" and self.place.persistent:
-            self.predecessors.follow(tensor if self._has_pointer else None, step)
+            self.predecessors.follow(tensor if self.is_plain else None, step)
 
     def refer_to(self, tensor: torch.Tensor) -> None:
         """This is the object that it held."""
-        self.reference = SlotReference(tensor)
+        self.reference = SlotReference(tensor, _tell_death)
         self.reference.slot = self
 
     def let_go(self) -> None:
@@ -132,6 +140,12 @@ class SlotReference(weakref.ref[torch.Tensor]):
 
     __slots__ = ("slot",)
     slot: Slot
+
+
+def _tell_death(reference: weakref.ref[torch.Tensor]) -> None:
+    """On whichever thread the tensor dies."""
+    slot = cast(SlotReference, reference).slot
+    slot.deaths.add(slot.index)
 
 
 def state_of(tensor: torch.Tensor) -> State:
@@ -161,7 +175,7 @@ def words(state: State | None) -> str:
     return f"{str(state.dtype).removeprefix('torch.')}{list(state.shape)} on {state.device}"
 
 
-_PLAIN = (torch.Tensor, nn.Parameter)
+PLAIN = (torch.Tensor, nn.Parameter)
 
 
 def _nothing() -> None:

@@ -24,10 +24,10 @@ from trainvitals.cores import (
     digest_many,
     nonzero,
     plan_cores,
-    square_sums,
 )
 from trainvitals.dtypes import READINGS
 from trainvitals.layout import Layout, flat_layout, layout_of
+from trainvitals.sweep import norms
 
 DTYPES = sorted(READINGS, key=str)
 WORD = (1 << 64) - 1
@@ -252,7 +252,7 @@ def test_one_element_of_any_dtype(dtype: torch.dtype, shape: tuple[int, ...]) ->
     nonzeros = nonzero([before])[0]
     zeros = [value == 0 for value in before.to(torch.complex128).tolist()]
     assert (~nonzeros).tolist() == zeros
-    assert square_sums([before])[0] == pytest.approx(digests["square_sum"][0])
+    assert norms([before])[0] ** 2 == pytest.approx(digests["square_sum"][0])
 
 
 def odd() -> dict[str, torch.Tensor]:
@@ -283,7 +283,7 @@ def test_odd_tensors_are_no_data(name: str) -> None:
     assert [part.numel() for part in cuts] == [0, 64]
     assert digest_many(cuts, [plan, plan])["count"].tolist() == [0, 64]
     assert compare(cuts, [sound.flatten(), sound.flatten()]).looked.tolist() == [0, 64]
-    assert square_sums(cuts)[0] == 0
+    assert norms(cuts)[0] == 0
 
 
 def test_what_means_nothing_by_itself() -> None:
@@ -382,7 +382,7 @@ def test_norms_scaled_up() -> None:
     """sqrt(square sum x square_scale) of the cores is near the tensor's norm."""
     full = torch.randn(1000, 1000)
     plan = whole_plan(full)
-    norm = math.sqrt(square_sums([cut(full, plan)])[0] * plan.square_scale)
+    norm = norms([cut(full, plan)])[0] * math.sqrt(plan.square_scale)
     assert norm == pytest.approx(1000, rel=0.05)
 
 

@@ -3,11 +3,11 @@ The core: a small, fixed, repeatable cut of a tensor, at positions that every ra
 
 Where to cut (positions.py), cutting (cut.py), comparing two cuts (compare.py) and digests (digest.py). Positions and
 digests are part of the format, like the wire: a checkpoint's digest of last year is compared with today's. On CUDA
-cuts stay on the device, and comparing or digesting copies each batch of up to 256k elements to the host; nothing of
+cuts stay on the device, and comparing or digesting copies each batch of up to 64k elements to the host; nothing of
 that was measured.
 """
 
-from trainvitals.cores.compare import Differences, Mask, compare, nonzero, square_sums
+from trainvitals.cores.compare import Differences, Mask, compare, nonzero
 from trainvitals.cores.cut import cut, cut_many
 from trainvitals.cores.digest import digest_many
 from trainvitals.cores.positions import CORE_ELEMENTS, CorePlan, plan_cores
@@ -23,5 +23,4 @@ __all__ = [
     "digest_many",
     "nonzero",
     "plan_cores",
-    "square_sums",
 ]

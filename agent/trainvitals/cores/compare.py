@@ -81,15 +81,6 @@ def nonzero(cuts: Sequence[torch.Tensor]) -> list[Mask]:
     return masks
 
 
-def square_sums(cuts: Sequence[torch.Tensor]) -> npt.NDArray[np.float64]:
-    """Sum of squares of each cut in float64: a norm from cores is sqrt(square_sum * plan.square_scale)."""
-    sums = np.zeros(len(cuts))
-    for batch in batches(cuts, range(len(cuts))):
-        values = _values(flatten([cuts[row] for row in batch])).astype(np.float64)
-        sums[batch] = segment_squares(values, _real_starts([cuts[row] for row in batch]))
-    return sums
-
-
 def segment_squares(
     values: npt.NDArray[np.float64], starts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
@@ -112,15 +103,23 @@ def _compare_batch(
     differs = _bits(old) != _bits(new)
     changed = _per_element(differs, old)
     found.looked[batch] = lengths
-    found.changed[batch] = np.add.reduceat(changed, starts, dtype=np.int64)
+    found.changed[batch] = _counts(changed, starts, lengths)
     found.square_sum[batch] = _squared_differences(
         old, new, differs, _real_starts([before[row] for row in batch])
     )
     if had_gradient is not None:
         masks = [_mask(had_gradient[row], before[row].numel()) for row in batch]
         had = np.concatenate(masks)
-        found.with_gradient[batch] = np.add.reduceat(had, starts, dtype=np.int64)
-        found.lost[batch] = np.add.reduceat(had & ~changed, starts, dtype=np.int64)
+        found.with_gradient[batch] = _counts(had, starts, lengths)
+        if not changed.all():
+            found.lost[batch] = _counts(had & ~changed, starts, lengths)
+
+
+def _counts(
+    mask: Mask, starts: npt.NDArray[np.int64], lengths: list[int]
+) -> npt.NDArray[np.int64] | list[int]:
+    """How many are True in each segment. All of them, as a rule in float32: that is seen ten times as fast."""
+    return lengths if mask.all() else np.add.reduceat(mask, starts, dtype=np.int64)
 
 
 def _squared_differences(

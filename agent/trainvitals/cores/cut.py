@@ -29,7 +29,7 @@ def cut(local: torch.Tensor, plan: CorePlan) -> torch.Tensor:
         return _no_data()
     if plan.index is None:
         return local.detach().clone(memory_format=torch.contiguous_format).view(-1)
-    return _pick(local.detach(), plan, plan.index)
+    return _pick(local, plan, plan.index)
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def cut_many(locals_: Sequence[torch.Tensor], plans: Sequence[CorePlan]) -> list
         if plan.index is None:
             whole.append(row)
         else:
-            cuts[row] = _pick(local.detach(), plan, plan.index)
+            cuts[row] = _pick(local, plan, plan.index)
     for batch in batches(locals_, whole, _SHARED_ELEMENTS):
         if len(batch) == 1:  # `flatten` would not copy
             cuts[batch[0]] = cut(locals_[batch[0]], plans[batch[0]])
@@ -69,18 +69,18 @@ def _no_data() -> torch.Tensor:
 
 def _pick(local: torch.Tensor, plan: CorePlan, index: torch.Tensor) -> torch.Tensor:
     dtype = local.dtype
-    if dtype not in INDEXABLE:
-        local = local.view(_SAME_WIDTH[dtype.itemsize])
+    bits = local if dtype in INDEXABLE else local.view(_SAME_WIDTH[dtype.itemsize])
     if index.device != local.device:
         index = plan.index = index.to(local.device)
-    if not local.is_contiguous():
-        picked = _memory_of(local).index_select(0, plan.strided_index(local, index))
+    if not bits.is_contiguous():
+        picked = _memory_of(bits).index_select(0, plan.strided_index(bits, index))
     elif plan.run > 1:
         # Overlapping windows as a view: whole runs are copied by their 64 starts, with no index per element.
-        picked = local.view(-1).unfold(0, plan.run, 1).index_select(0, index).view(-1)
+        windows = bits.as_strided((plan.local_numel - plan.run + 1, plan.run), (1, 1))
+        picked = windows.index_select(0, index).view(-1)
     else:
-        picked = local.view(-1).index_select(0, index)
-    return picked.view(dtype)
+        picked = bits.view(-1).index_select(0, index)
+    return picked if picked.dtype is dtype else picked.view(dtype)
 
 
 def _memory_of(local: torch.Tensor) -> torch.Tensor:

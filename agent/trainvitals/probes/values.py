@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainvitals.cores import square_sums
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.slots import SlotTable
@@ -38,15 +37,11 @@ class Values(Probe):
         sample = look.sample
         if not sample.indices:
             return
-        rows = [
-            row
-            for row, index in enumerate(sample.indices)
-            if index not in swept and can_norm(sample.values[row])
-        ]
+        rows = [row for row, index in enumerate(sample.indices) if index not in swept]
         plans = [sample.plans[row] for row in rows]
         cuts = [sample.values[row] for row in rows]
         scales = np.array([plan.square_scale for plan in plans], np.float64)
-        core_norms = np.sqrt(square_sums(cuts) * scales)
+        core_norms = norms(cuts) * np.sqrt(scales)
         whole = np.array([plan.is_whole for plan in plans], np.bool_)
         indices = np.array([sample.indices[row] for row in rows], np.int64)
         keep = whole | np.isfinite(core_norms)
