@@ -2,8 +2,9 @@
 The committed configuration of Prometheus and Alertmanager, run for real on loopback for a test.
 
 What is changed of it, and nothing else: addresses (targets, Alertmanager, receivers' URLs; credentials are left out), and
-time: scrapes and evaluations every second, groups sent at once, and `for` of every alert no longer than FOR. Expressions,
-labels, annotations, routes and inhibitions are as an operator gets them.
+time: scrapes and evaluations every second, groups sent at once, `for` of every alert no longer than FOR, and where a test
+asks for it the threshold of a run's silence. Other thresholds, expressions, labels, annotations, routes and inhibitions are
+as an operator gets them.
 """
 
 from __future__ import annotations
@@ -54,14 +55,38 @@ class Stack:
 @contextmanager
 def whole_street(folder: Path) -> Iterator[Stack]:
     """Everything from the monitor to the webhook, on free ports; ended afterwards."""
+    with ChildMonitor(folder / "monitor") as monitor, woken(monitor.client.url, folder) as rest:
+        yield Stack(monitor, rest.prometheus, rest.webhook)
+
+
+@dataclass(frozen=True)
+class Woken:
+    """Prometheus, the address of an Alertmanager, and what that sent to whom."""
+
+    prometheus: PrometheusServer
+    alertmanager: str
+    webhook: Webhook
+
+    def arrived(self, **labels: str) -> list[dict[str, Any]]:
+        """Every alert that arrived, as often as it did, with its receiver, of those with these labels."""
+        return [
+            {**alert, "receiver": post["receiver"]}
+            for post in list(self.webhook.got)
+            for alert in post["alerts"]
+            if labels.items() <= alert["labels"].items()
+        ]
+
+
+@contextmanager
+def woken(monitor: str, folder: Path, silence_s: int | None = None) -> Iterator[Woken]:
+    """All that comes after a monitor; `silence_s`: after which silence a run has vanished."""
     with ExitStack() as running:
         webhook = running.enter_context(Webhook().listening())
-        monitor = running.enter_context(ChildMonitor(folder / "monitor"))
         told = _for_alertmanager(webhook.address)
         alertmanager = running.enter_context(running_alertmanager(told, folder))
-        config = _for_prometheus(monitor.client.url, alertmanager, folder)
+        config = _for_prometheus(monitor, alertmanager, folder, silence_s)
         prometheus = running.enter_context(running_prometheus(config, folder))
-        yield Stack(monitor, prometheus, webhook)
+        yield Woken(prometheus, alertmanager, webhook)
 
 
 @contextmanager
@@ -109,7 +134,9 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _for_prometheus(monitor: str, alertmanager: str, folder: Path) -> dict[str, Any]:
+def _for_prometheus(
+    monitor: str, alertmanager: str, folder: Path, silence_s: int | None
+) -> dict[str, Any]:
     source = CONFIGURATION / "prometheus"
     config: dict[str, Any] = yaml.safe_load((source / "prometheus.yml").read_text())
     config["global"] |= {
@@ -125,13 +152,15 @@ def _for_prometheus(monitor: str, alertmanager: str, folder: Path) -> dict[str, 
     (sender,) = config["alerting"]["alertmanagers"]
     sender["static_configs"] = [{"targets": [alertmanager]}]
     config["rule_files"] = [
-        str(_sooner(file, folder)) for name in config["rule_files"] for file in source.glob(name)
+        str(_sooner(file, folder, silence_s))
+        for name in config["rule_files"]
+        for file in source.glob(name)
     ]
     assert config["rule_files"]
     return config
 
 
-def _sooner(file: Path, folder: Path) -> Path:
+def _sooner(file: Path, folder: Path, silence_s: int | None) -> Path:
     """A copy of the rules whose alerts wait FOR, if at all."""
     rules = yaml.safe_load(file.read_text())
     for group in rules["groups"]:
@@ -139,6 +168,8 @@ def _sooner(file: Path, folder: Path) -> Path:
         for rule in group["rules"]:
             if not re.fullmatch(r"0\w*", str(rule.get("for", "0s"))):
                 rule["for"] = FOR
+            if silence_s and rule.get("record") == "trainvitals:run_silence_seconds:threshold":
+                rule["expr"] = f"vector({silence_s})"
     copy = folder / file.name
     copy.write_text(json.dumps(rules))
     return copy
