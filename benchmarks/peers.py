@@ -28,6 +28,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ class Msprobe(Watched):
     config: ClassVar[dict[str, Any]]
 
     def begin(self) -> None:
-        """It reads a file, and writes CSV to a folder of the environment's."""
+        """It reads a file, writes CSV to a folder of the environment's, and tells of every module on stdout."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        warnings.simplefilter("ignore")
         os.environ["MONITOR_OUTPUT_DIR"] = self._folder
         file = Path(self._folder) / "config.json"
         file.write_text(

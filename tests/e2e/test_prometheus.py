@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.alerting import Stack, wait_until, whole_street
+from tests.monitor.grafana import DASHBOARDS, filled, queries
 from trainvitals_monitor.demo import FAULT_BY_NAME
 from trainvitals_monitor.demo.trainer import Trainer
 
@@ -81,3 +82,27 @@ def test_a_healthy_run_wakes_nobody(stack: Stack, tmp_path: Path) -> None:
     pending = [one["labels"] for one in stack.prometheus.ask("alerts")["alerts"]]
     about = [one for one in pending if one.get("run") == run and one["severity"] != "info"]
     assert (about, stack.alerts(run)) == ([], [])
+
+
+SHOWN = {
+    "overview": ".+",
+    "run": "demo-expert-bias",
+    "moe": "demo-expert-bias",
+    "lora": "demo-lora-explosion",
+    "checkpoints": "demo-compile-resume",
+    "monitor": ".+",
+}
+"""The real run that each dashboard is asked for: one that has what it is about, and findings."""
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_every_query_of_a_dashboard_shows_a_real_training(stack: Stack, name: str) -> None:
+    """Panels and marks, with nothing left out, on the runs that the tests above have trained."""
+    empty = [
+        (where, expr)
+        for where, asked in queries(DASHBOARDS[name])
+        if not stack.prometheus.query_range(
+            expr := filled(asked, {"job": "trainvitals", "run": SHOWN[name]}), 600
+        )
+    ]
+    assert empty == []

@@ -356,7 +356,7 @@ def test_watched_tensors(http: Client) -> None:
         "trainvitals_lora_product_ratio": 1.1**10 / 20,
         "trainvitals_expert_bias_norm": 0.3,
         "trainvitals_expert_bias_spread": 2.0,
-        "trainvitals_expert_bias_drift": 0.1,
+        "trainvitals_expert_bias_drift": 1.0,
         "trainvitals_expert_load_max_ratio": 4.0,
         "trainvitals_expert_load_entropy_ratio": 1 / 3,
         "trainvitals_expert_dead": 3,
@@ -382,6 +382,20 @@ def test_checkpoints_have_series(http: Client) -> None:
     assert http.metric("trainvitals_checkpoint_last_save_step", run="run") == 110
     assert http.metric("trainvitals_checkpoint_last_clean_step", run="run") == 110
     assert http.metric("trainvitals_checkpoint_saves_total", run="run") == 2
+
+
+def test_keys_are_compared_with_an_earlier_attempts_save(http: Client) -> None:
+    """A resume that renames keys shows at its first save."""
+    stream = Stream(["a", "b"], run="run")
+    stream.step(values={"*": 1.0})
+    stream.checkpoint()
+    stream.restart()
+    stream.step(values={"*": 1.0})
+    stream.checkpoint(keys=["a", "_orig_mod.b"])
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    http.push_all(stream.frames)
+    assert http.metric("trainvitals_checkpoint_keys_changed", run="run") == 2
 
 
 def test_layer_names_sort_and_need_no_numbers() -> None:

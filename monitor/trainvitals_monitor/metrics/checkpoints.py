@@ -18,7 +18,7 @@ CHECKPOINT_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_checkpoint_last_save_step", "gauge", _RUN, "Step of the last save of the model that did not fail."),
     MetricSpec("trainvitals_checkpoint_last_clean_step", "gauge", _RUN, "Step of the last save from before any fault that is open now; absent if there is none."),
     MetricSpec("trainvitals_checkpoint_stale_tensors", "gauge", _RUN, "Entries of the last save that equal an older state of their tensor and not the one at the save."),
-    MetricSpec("trainvitals_checkpoint_keys_changed", "gauge", _RUN, "Keys that only one of the last two saves has."),
+    MetricSpec("trainvitals_checkpoint_keys_changed", "gauge", _RUN, "Keys that only one of the last two saves has; the one before may be an earlier attempt's."),
     MetricSpec("trainvitals_checkpoint_saves", "counter", _RUN, "Saves seen in the latest attempt."),
     MetricSpec("trainvitals_checkpoint_loads", "counter", _RUN, "Loads seen in the latest attempt."),
 )  # fmt: skip
@@ -41,9 +41,9 @@ def checkpoint_samples(copied: Copied) -> Iterator[Sample]:
     if clean is not None:
         yield "trainvitals_checkpoint_last_clean_step", own, clean
     yield "trainvitals_checkpoint_stale_tensors", own, _stale(saves[-1])
-    if len(saves) > 1:
-        changed = set(saves[-1].keys) ^ set(saves[-2].keys)
-        yield "trainvitals_checkpoint_keys_changed", own, len(changed)
+    before = set(saves[-2].keys) if len(saves) > 1 else copied.keys_before
+    if before:
+        yield "trainvitals_checkpoint_keys_changed", own, len(before ^ set(saves[-1].keys))
 
 
 def _last_clean(copied: Copied, last_step: int) -> int | None:

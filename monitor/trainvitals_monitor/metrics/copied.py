@@ -46,7 +46,7 @@ WINDOW = 256
 @dataclass(frozen=True)
 class Copied:
     """
-    One run at a scrape. `columns`: a statistic's last value by tensor, NaN for none; `trends`: its change a step, by
+    One run at a scrape. `columns`: a statistic's last value by tensor, NaN for none; `trends`: by
     watched tensor of the layout (see _trends).
     """
 
@@ -67,6 +67,7 @@ class Copied:
     muted: int
     silenced: bool
     checkpoints: list[Checkpoint]
+    keys_before: frozenset[str]
     counts: dict[str, int]
     offset: int
     layout: Layout
@@ -105,6 +106,7 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
             muted=len(alone) - len(heard),
             silenced=mutes.silences(live.name),
             checkpoints=list(attempt.checkpoints.presented),
+            keys_before=attempt.previous.saved_keys if attempt.previous else frozenset(),
             counts=dict(attempt.checkpoints.counts),
             offset=attempt.step_offset or 0,
             layout=layout,
@@ -122,26 +124,25 @@ def _column(attempt: AttemptHistory, stat: str, size: int) -> FloatArray:
 
 
 def _trends(attempt: AttemptHistory, layout: Layout) -> dict[str, FloatArray]:
-    """Change a step over the window: of the middle of each expert bias, and of the logarithm of each LoRA A's norm."""
-    return {
-        "bias": _slope(attempt, layout.biases, ("low", "high"), lambda low, high: (low + high) / 2),
-        "lora_a": _slope(attempt, layout.adapters.a, ("norm",), np.log),
-    }
+    """Over the window: how far the middle of each expert bias moved, and what the logarithm of each LoRA A's norm grew a step."""
+    middle, _ = _moved(attempt, layout.biases, ("low", "high"), lambda low, high: (low + high) / 2)
+    grown, steps = _moved(attempt, layout.adapters.a, ("norm",), np.log)
+    return {"bias": middle, "lora_a": grown / steps}
 
 
-def _slope(
+def _moved(
     attempt: AttemptHistory, tensors: IntArray, stats: tuple[str, ...], of: Callable[..., FloatArray]
-) -> FloatArray:  # fmt: skip
+) -> tuple[FloatArray, FloatArray]:  # fmt: skip
     """
-    (last - first) / steps between, NaN where there are no two finite looks. `of`: what is asked for, from these
+    Last less first, and the steps between; NaN where there are no two finite looks. `of`: what is asked for, from these
     statistics; a look at which it is not finite does not count.
     """
-    slopes = np.full(len(tensors), np.nan)
+    moved, apart = np.full(len(tensors), np.nan), np.full(len(tensors), np.nan)
     window = attempt.window
     inside = np.flatnonzero(tensors < len(window.latest(stats[0])))
     steps = window.last_steps(WINDOW)
     if not len(inside) or len(steps) < 2:
-        return slopes
+        return moved, apart
     looks = [window.last(stat, WINDOW)[0][:, tensors[inside]] for stat in stats]
     # A norm of zero has no logarithm. Only two looks of each tensor are computed with: this is under the run's lock.
     known = np.all(
@@ -152,6 +153,6 @@ def _slope(
     between = (steps[last] - steps[first]).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         after, before = (of(*(look[at, column] for look in looks)) for at in (last, first))
-        slope = (after - before) / between
-    slopes[inside] = np.where(known.any(axis=0) & (between > 0), slope, np.nan)
-    return slopes
+        moved[inside] = np.where(known.any(axis=0) & (between > 0), after - before, np.nan)
+    apart[inside] = between
+    return moved, apart

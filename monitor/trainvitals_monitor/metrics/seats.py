@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals_monitor.metrics.copied import WINDOW, Copied
+from trainvitals_monitor.metrics.copied import Copied
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -62,10 +62,10 @@ def seated(copied: Copied, before: Seats | None) -> Seats:
 
 
 def _of_biases(copied: Copied) -> FloatArray:
-    """How far the elements lie apart, and how far their middle moves in the window: both in the bias's own unit."""
+    """How far the elements lie apart, and how far their middle moved: both in the bias's own unit."""
     biases, columns = copied.layout.biases, copied.columns
     drift = np.nan_to_num(np.abs(copied.trends["bias"]))
-    badness: FloatArray = columns["high"][biases] - columns["low"][biases] + WINDOW * drift
+    badness: FloatArray = columns["high"][biases] - columns["low"][biases] + drift
     return badness
 
 

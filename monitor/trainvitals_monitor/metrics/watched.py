@@ -23,7 +23,7 @@ WATCHED_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_expert_bias", "info", (*_TENSOR, "dtype"), "The dtype of an expert bias.", MAX_ROUTERS),
     MetricSpec("trainvitals_expert_bias_norm", "gauge", _TENSOR, "Norm of an expert bias.", MAX_ROUTERS),
     MetricSpec("trainvitals_expert_bias_spread", "gauge", _TENSOR, "Largest less smallest element of an expert bias.", MAX_ROUTERS),
-    MetricSpec("trainvitals_expert_bias_drift", "gauge", _TENSOR, "Move a step, over the last 256, of the middle between the smallest and largest element of an expert bias.", MAX_ROUTERS),
+    MetricSpec("trainvitals_expert_bias_drift", "gauge", _TENSOR, "Move, over the last 256 steps or as many as there were, of the middle between the smallest and largest element of an expert bias.", MAX_ROUTERS),
     MetricSpec("trainvitals_expert_load_max_ratio", "gauge", _TENSOR, "Load of the busiest expert over that of the mean; 1 is even.", MAX_ROUTERS),
     MetricSpec("trainvitals_expert_load_entropy_ratio", "gauge", _TENSOR, "Entropy of the experts' loads over its largest possible value; 1 is even.", MAX_ROUTERS),
     MetricSpec("trainvitals_expert_dead", "gauge", _TENSOR, "Experts that were not chosen once in the last 32 looks.", MAX_ROUTERS),

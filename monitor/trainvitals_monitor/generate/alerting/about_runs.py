@@ -107,13 +107,13 @@ RUN_ALERTS: tuple[AlertRule, ...] = (
     ),
     of_run(
         "expert-bias-moves-alike", "warning", "10m",
-        above("run:trainvitals_expert_bias_drift:alike256", "expert_bias_alike"),
+        above("run:trainvitals_expert_bias_drift:alike", "expert_bias_alike"),
         "An expert bias moves for all experts alike",
-        "In 256 steps its middle moves {{ $value | humanize }} times as far as its elements lie apart: it balances nothing.",
+        "In the last 256 steps its middle moved {{ $value | humanize }} times as far as its elements lie apart: it balances nothing.",
         "Check that the token counts are this step's and of all ranks when the bias is updated.",
-        firing={_DRIFT: "0x9 0.001x50", _SPREAD: "0.02x60"},
-        quiet=({_DRIFT: "0.0001x60", _SPREAD: "0.02+0.002x60"},),
-        said="In 256 steps its middle moves 12.8 times as far as its elements lie apart: it balances nothing.",
+        firing={_DRIFT: "0x9 0.256x50", _SPREAD: "0.02x60"},
+        quiet=({_DRIFT: "0.03x60", _SPREAD: "0.02+0.002x60"},),
+        said="In the last 256 steps its middle moved 12.8 times as far as its elements lie apart: it balances nothing.",
         tensors="abs(trainvitals_expert_bias_drift{RUN})", named="moe.expert_bias ",
     ),
     of_run(

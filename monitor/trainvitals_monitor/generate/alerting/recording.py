@@ -39,7 +39,7 @@ RECORDINGS: tuple[Recording, ...] = (
     Recording("run:trainvitals_run_dropped:increase15m", "sum by (job, run) (increase(trainvitals_run_dropped_total[15m]) > 0 or (trainvitals_run_dropped_total unless max_over_time(trainvitals_run_dropped_total[1d] offset 15m)))"),
     Recording("run:trainvitals_run_frames:rate5m", "sum by (job, run) (rate(trainvitals_run_frames_total[5m]))"),
     Recording("run:trainvitals_lora_a_norm:growth6h", 'max by (job, run) (trainvitals_lora_norm{matrix="a"} / min_over_time(trainvitals_lora_norm{matrix="a"}[6h]))'),
-    Recording("run:trainvitals_expert_bias_drift:alike256", "max by (job, run) (abs(trainvitals_expert_bias_drift) * 256 / trainvitals_expert_bias_spread)"),
+    Recording("run:trainvitals_expert_bias_drift:alike", "max by (job, run) (abs(trainvitals_expert_bias_drift) / trainvitals_expert_bias_spread)"),
     Recording("run:trainvitals_expert_bias_spread:max", "max by (job, run) (trainvitals_expert_bias_spread)"),
     Recording("stage:trainvitals_monitor_ingest_seconds:rate5m", "sum by (job, stage) (rate(trainvitals_monitor_ingest_seconds_total[5m]))"),
 )  # fmt: skip

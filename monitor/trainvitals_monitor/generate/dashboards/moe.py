@@ -99,7 +99,7 @@ BIAS = Row(
         ),
         Panel(
             title="Drift of the expert bias",
-            description="Move a step of the middle between smallest and largest element: a bias that balances hovers around 0.",
+            description="Move, in the last 256 steps, of the middle between smallest and largest element: a bias that balances hovers around 0.",
             unit="sci",
             queries=(by_layer("trainvitals_expert_bias_drift"),),
         ),
