@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import trainvitals
+from tests.monitor.prometheus import tool
 from trainvitals.events import CheckpointSeen
 from trainvitals.facts import TABLES
 from trainvitals.frame import Header, TensorInfo
@@ -109,6 +111,37 @@ def test_links_lead_somewhere() -> None:
             assert file.is_file(), f"{page}: {target}"
             if heading:
                 assert f"\n## {heading}\n" in file.read_text(), f"{page}: {target}"
+
+
+def test_metrics_that_pages_name_exist() -> None:
+    """Also those in pages that nobody generates."""
+    known = {spec.exposed for spec in METRICS}
+    for page, text in PAGES.items():
+        named = set(re.findall(r"`(trainvitals_[a-z_]+)`", text)) - {"trainvitals_monitor"}
+        assert named <= known, page
+
+
+@pytest.mark.parametrize(
+    "example", [(page, text) for page, body in PAGES.items() for text in re.findall(r"```yaml\n(.*?)```", body, re.DOTALL)],
+    ids=lambda one: one[1].splitlines()[0],
+)  # fmt: skip
+def test_yaml_in_pages_is_sound(example: tuple[str, str], tmp_path: Path) -> None:
+    """It can be read; Prometheus' own tool accepts what is its, and options of the monitor's are options."""
+    _, text = example
+    for part in yaml.safe_load_all(text):
+        if {"scrape_configs", "remote_write"} & set(part):
+            file = tmp_path / "prometheus.yml"
+            file.write_text(text)
+            command = [tool("promtool"), "check", "config", "--syntax-only", str(file)]
+            checked = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert checked.returncode == 0, checked.stdout + checked.stderr
+        if part.get("kind") == "Deployment":
+            (container,) = part["spec"]["template"]["spec"]["containers"]
+            name, *options = container["args"]
+            known = {flag for option in cli.commands[name].params for flag in option.opts}
+            assert {option.partition("=")[0] for option in options} <= known
+            variables = {one["name"] for one in container["env"]}
+            assert variables <= set(re.findall(r"TRAINVITALS_\w+", PAGES["docs/commands.md"]))
 
 
 @pytest.mark.parametrize(
