@@ -6,7 +6,7 @@ under trainvitals with its default budget and with `budget=None`, and under each
 
 * `wandb.watch(model, log="all", log_freq=1)`, offline: histograms of every parameter and gradient;
 * msprobe's monitor (mindstudio-probe) with norm, minimum, maximum, mean and NaNs of the gradients, and of all that it
-  offers: gradients, parameters, moments, and inputs and outputs of every module;
+  writes to CSV: gradients, parameters, moments, and inputs and outputs of every module;
 * hooks as people write them by hand (Hooks below): the same statistics of every parameter, gradient and module's output.
 
 Each does so at every step, but for trainvitals' default, which looks at what its budget allows. Whatever a peer does in
@@ -171,13 +171,12 @@ class MsprobeGradients(Msprobe):
 
 
 class MsprobeAll(Msprobe):
-    """Of all that it offers."""
+    """Of all that it writes to CSV."""
 
     config: ClassVar[dict[str, Any]] = {
         "wg_distribution": True,
         "param_distribution": True,
         "mv_distribution": True,
-        "ur_distribution": True,
         "xy_distribution": True,
         "all_xy": True,
     }
