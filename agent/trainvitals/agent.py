@@ -105,6 +105,7 @@ class Agent:
         self._sender = Sender(
             self.settings, self._record, self._header, self._answers.take, self._on_poll
         )
+        self._guard.meter.own_threads = lambda: self._sender.cpu_seconds
         self._started_at = time.time()
         self._process = secrets.token_hex(8)
         self._attachment = Attachment(self._slots, self.close, self._become_a_copy)
@@ -193,6 +194,7 @@ class Agent:
         self._guard.call("loss", self._log.flush, self._record)
         self._rounds.complete()
         sent = self._guard.call("sender", self._sender.flush, self.settings.close_timeout_s)
+        self._guard.meter.taken()  # the trainer waits because it wants to
         self._guard.call("findings", self._answers.tell)
         return bool(sent)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class Attempts(Probe):
         """An optimizer of ours steps."""
         self._has_stepped = True
 
-    def rest(self, look: Look) -> None:  # noqa: ARG002
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002
         """It does so in a round without a look, too."""
         self._has_stepped = True
 

@@ -70,24 +70,24 @@ class _Account:
     chosen_units: float = 0.0
     drawn: float = 1.0
     """The part of the chosen that the account pays; the rest is looked at in any case."""
-    turns: deque[int] = field(default_factory=lambda: deque(maxlen=PLAN_STEPS))
-    """How many of the ring had their turn in each of the last steps."""
+    turns: deque[tuple[int, int]] = field(default_factory=deque)
+    """Of the last PLAN_STEPS rounds, which looked, and at how many of the ring."""
 
     def open(self, ring: Sequence[int], units: dict[int, float]) -> None:
         """Who takes turns, in which order, at how many units."""
         self.ring, self.units = ring, units
         self.everyone, self.all_units = sorted(ring), sum(units.values())
 
-    def take_all(self) -> Sequence[int]:
-        """Everyone, whatever it costs."""
+    def take_all(self, now: int) -> Sequence[int]:
+        """Everyone in round `now`, whatever it costs."""
         self.chosen_units, self.drawn = self.all_units, 1.0
-        self.turns.append(len(self.ring))
+        self.turns.append((now, len(self.ring)))
         return self.everyone
 
-    def take(self, always: Sequence[int]) -> Sequence[int]:
+    def take(self, now: int, always: Sequence[int]) -> Sequence[int]:
         """`always`, and the next of the ring as long as there is credit; each at most once."""
         if self.balance >= self.all_units * self.price:
-            return self.take_all()
+            return self.take_all(now)
         taken = dict.fromkeys(always)
         always_units = sum(self.units.get(index, 1.0) for index in taken)
         begun, left = self.position, self.balance
@@ -103,8 +103,16 @@ class _Account:
                 self.chosen_units += self.units[index]
                 left -= self.units[index] * self.price
         self.drawn = 1.0 - always_units / self.chosen_units if self.chosen_units else 0.0
-        self.turns.append(self.position - begun)
+        self.turns.append((now, self.position - begun))
         return sorted(taken)
+
+    def period(self, since: int, now: int) -> float | None:
+        """Rounds between two turns of one of the ring, of late but not before round `since`; None if none had one."""
+        first = max(since, now - PLAN_STEPS) + 1
+        while self.turns and self.turns[0][0] < first:
+            self.turns.popleft()
+        had = sum(count for _, count in self.turns)
+        return round(len(self.ring) * (now - first + 1) / had, 1) if had else None
 
     def learn(self, seconds: float) -> None:
         """The price moves a fifth of the way, and at most to the double: one preempted look proves nothing."""
@@ -139,6 +147,7 @@ class Budget:
         self._is_resting = False
         self._income = self._usual_income = 0.0
         self._walked = self._counted = 0
+        self._free_until = 0
 
     def choose(self, step: int, slots: SlotTable) -> Choice | None:
         """What to look at in the round that makes step `step` + 1, None if it is a rest. Called once a round."""
@@ -165,6 +174,9 @@ class Budget:
         What is spent in any case (hooks, choosing, the optimizer probe, watched tensors) is paid first, or rested off.
         What the rounds of a rest have paid in is there when it is over.
         """
+        if self._is_resting:
+            self._pay_in(seconds, agent_seconds)
+            return
         drawn = {
             kind: seconds * self._accounts[kind].drawn for kind, seconds in self._spent.items()
         }
@@ -176,29 +188,18 @@ class Budget:
         if self._share is None or self._is_free():
             self._usual = seconds
             self._at_start += agent_seconds
-            for account in self._accounts.values():
-                account.turns.clear()
+            self._free_until = self._choices
             return
-        paid = min(seconds, SPIKE * self._usual)
-        self._usual += (0.5 if seconds < self._usual else 0.05) * (paid - self._usual)
-        usual = self._share * self._usual
-        self._income += self._rests.settle(self._is_resting, self._share * paid, usual, fixed)
-        self._usual_income += usual
-        if self._is_resting:
-            for account in self._accounts.values():
-                account.turns.append(0)
-        else:
-            self._settle(self._income, self._usual_income, drawn)
-            self._income = self._usual_income = 0.0
+        self._pay_in(seconds, fixed)
+        self._settle(self._income, self._usual_income, drawn)
+        self._income = self._usual_income = 0.0
 
     def plan(self) -> dict[str, float | None]:
         """Steps between two looks at a tensor that is not watched, by kind of look; None: nobody's turn of late."""
         if self._share is None:
             return dict.fromkeys(self._accounts, 1.0)
         return {
-            kind: round(len(account.ring) * len(account.turns) / sum(account.turns), 1)
-            if any(account.turns)
-            else None
+            kind: account.period(self._free_until, self._choices)
             for kind, account in self._accounts.items()
         }
 
@@ -206,6 +207,16 @@ class Budget:
         if self._share is None or self._choices <= FULL_LOOKS:
             return True
         return self._choices <= START_STEPS and self._at_start < START_SECONDS
+
+    def _pay_in(self, seconds: float, fixed: float) -> None:
+        """A round's income, less its fixed cost; of a pause (a save) what is beyond a spike pays what we did in it."""
+        share = self._share or 1.0
+        paid = min(seconds, SPIKE * self._usual)
+        self._usual += (0.5 if seconds < self._usual else 0.05) * (paid - self._usual)
+        usual = share * self._usual
+        fixed = max(0.0, fixed - share * (seconds - paid))
+        self._income += self._rests.settle(self._is_resting, share * paid, usual, fixed)
+        self._usual_income += usual
 
     def _settle(self, income: float, usual_income: float, drawn: dict[str, float]) -> None:
         income += self._left_over
@@ -219,7 +230,9 @@ class Budget:
         self._left_over = min(self._left_over, CREDIT_STEPS * usual_income)
 
     def _everything(self, step: int, slots: SlotTable) -> Choice:
-        everyone = {kind: account.take_all() for kind, account in self._accounts.items()}
+        everyone = {
+            kind: account.take_all(self._choices) for kind, account in self._accounts.items()
+        }
         digests: Sequence[int] = ()
         if self._choices == 1 or (step + 1) % DIGEST_STEPS == 0:
             digests = everyone["cores"]
@@ -243,14 +256,15 @@ class Budget:
         counters = step + 1 - self._counted >= COUNTER_STEPS[1]
         self._walked = step + 1 if walk else self._walked
         self._counted = step + 1 if counters else self._counted
-        identity = checks.take_all() if walk else checks.take(self._watched)
+        now = self._choices
+        identity = checks.take_all(now) if walk else checks.take(now, self._watched)
         if walk:
             checks.chosen_units = 0.0  # dearer than a check: it must not teach the price of one
         return Choice(
             identity=identity,
-            cores=accounts["cores"].take([*self._watched, *digests]),
-            sweep=accounts["sweep"].take(()),
-            gradients=accounts["gradients"].take(gradients),
+            cores=accounts["cores"].take(now, [*self._watched, *digests]),
+            sweep=accounts["sweep"].take(now, ()),
+            gradients=accounts["gradients"].take(now, gradients),
             digests=digests,
             walk=walk,
             counters=self._choices <= 3 or counters,

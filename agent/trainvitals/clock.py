@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch.optim import Optimizer
@@ -72,6 +72,8 @@ class Clock:
         self._rounds = 0
         self._round: list[Optimizer] = []
         self._nest: list[tuple[Optimizer, bool]] = []
+        # The last one that stepped, where it is ours and plain: nearly always the only one, and known at a glance.
+        self._familiar: Callable[[], Optimizer | None] = lambda: None
         self._handles: list[Any] = []
 
     def start(self) -> None:
@@ -120,11 +122,16 @@ class Clock:
             for optimizer in finished:
                 self._last_round[optimizer] = self._rounds
             self._after_round(
-                _distinct(leaf for each in finished for leaf in plain_optimizers(each))
+                finished
+                if finished == [self._familiar()]
+                else _distinct(leaf for each in finished for leaf in plain_optimizers(each))
             )
 
     def _pre(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        if os.getpid() != self._pid or not self._attempted("optimizer", self._owns, optimizer):
+        if os.getpid() != self._pid:
+            return
+        plain = [optimizer] if self._familiar() is optimizer else self._plain_of_ours(optimizer)
+        if plain is None:
             return
         self._unwind(optimizer)  # a step that raised has left it there
         outermost = not self._nest
@@ -132,24 +139,32 @@ class Clock:
         if outermost and not ignored:
             if optimizer in self._round:
                 self.finish_round()
-            self._before_step(plain_optimizers(optimizer))
+            self._before_step(plain)
         self._nest.append((optimizer, ignored))
+
+    def _plain_of_ours(self, optimizer: Optimizer) -> list[Optimizer] | None:
+        """Its plain optimizers if it trains the attached model."""
+        if not self._attempted("optimizer", self._owns, optimizer):
+            return None
+        plain = plain_optimizers(optimizer)
+        self._familiar = ref(optimizer) if plain == [optimizer] else lambda: None
+        return plain
 
     def _is_no_step(self, optimizer: Optimizer) -> bool:
         """A phantom step, or one of which that can't be said."""
         return self._attempted("optimizer", is_phantom, optimizer) is not False
 
     def _post(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        if os.getpid() != self._pid:
-            return
         ignored = self._unwind(optimizer)
         if ignored is None or ignored or self._nest:
             return
-        if optimizer not in self._last_round and self._belongs_to_last_round(optimizer):
+        is_known = optimizer in self._last_round
+        if not is_known and self._belongs_to_last_round(optimizer):
             self._last_round[optimizer] = self._rounds
             return
         self._round.append(optimizer)
-        if all(other in self._round for other in self._waited_for()):
+        is_only_one = is_known and len(self._last_round) == 1
+        if is_only_one or all(other in self._round for other in self._waited_for()):
             self.finish_round()
 
     def _unwind(self, optimizer: Optimizer) -> bool | None:
@@ -196,6 +211,8 @@ def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
         "inner_optimizer",
     ):
         held = getattr(optimizer, name, None)
+        if held is None:
+            continue
         candidates = held if isinstance(held, (list, tuple)) else [held]
         inner += [
             each for each in candidates if isinstance(each, Optimizer) and each is not optimizer
@@ -218,11 +235,20 @@ def is_phantom(optimizer: Optimizer) -> bool:
     starts at a rate of 0 has gradients and is a step. Gradients are only read when every rate is 0; a rate that can't be
     read without waiting for a device is none of these (those of torch's phantom steps are on the default device).
     """
+    if _has_rate(optimizer):
+        return False
     groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
     if any(number_of(group.get("lr")) != 0.0 for group in groups):
         return False
     gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
     return not any(_has_nonzero(gradient) for gradient in gradients)
+
+
+def _has_rate(optimizer: Optimizer) -> bool:
+    """At a glance: groups of its own, the first of which has a learning rate above 0."""
+    groups = optimizer.param_groups
+    rate = groups[0].get("lr") if groups else None
+    return type(rate) is float and rate > 0.0
 
 
 @torch.no_grad()

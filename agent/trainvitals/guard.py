@@ -10,6 +10,7 @@ from typing import Any
 
 from trainvitals.errors import FindingRaised
 from trainvitals.frame import ProbeFailed
+from trainvitals.meter import Meter
 from trainvitals.record import Record
 from trainvitals.speech import LOGGER
 
@@ -18,7 +19,7 @@ class Guard:
     """
     Every entry from the trainer goes through `call`: an error is logged once with its traceback, counted and sent as a
     fact, that part is switched off, and training goes on. `off` names the parts that are. `attempt` switches nothing off,
-    and `failures` counts what it met. Without a record, as for what serves the whole process, errors are only logged.
+    and `failures` counts what it met. What passes is timed by the `meter`. Without a record, as for what serves the whole process, errors are only logged.
     """
 
     def __init__(
@@ -28,11 +29,13 @@ class Guard:
         self._step_now = step_now
         self.off: dict[str, str] = {}
         self.failures: Counter[str] = Counter()
+        self.meter = Meter()
 
     def call(self, part: str, function: Callable[..., Any], *args: Any) -> Any:
         """The function's result; None if it raised, now or before. FindingRaised passes: it was asked for."""
         if part in self.off:
             return None
+        is_outermost = self.meter.enter()
         try:
             return function(*args)
         except FindingRaised:
@@ -41,9 +44,13 @@ class Guard:
             self.off[part] = self._tell(part, error)
             LOGGER.warning("%s raised and is switched off; training goes on", part, exc_info=True)
             return None
+        finally:
+            if is_outermost:
+                self.meter.leave()
 
     def attempt(self, part: str, function: Callable[..., Any], *args: Any) -> Any:
         """As `call`, where one bad argument says nothing about the next one: said once, counted, and tried again."""
+        is_outermost = self.meter.enter()
         try:
             return function(*args)
         except FindingRaised:
@@ -56,6 +63,9 @@ class Guard:
                     "%s raised and is passed over; training goes on", part, exc_info=True
                 )
             return None
+        finally:
+            if is_outermost:
+                self.meter.leave()
 
     def _tell(self, part: str, error: Exception) -> str:
         text = f"{type(error).__name__}: {error}"

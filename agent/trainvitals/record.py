@@ -20,13 +20,16 @@ from trainvitals.frame import Event, TensorInfo
 Rows = tuple[str, dict[str, npt.NDArray[Any]]]
 
 _EVENT_BYTES = 512
+MAX_SCALARS = 1 << 16
+_SCALAR_BYTES = 20
 
 
 class Record:
     """
     Facts, events and tensor rows that wait to be sent. One per agent; probes write, the sender's thread takes.
 
-    `limit_bytes` bounds the waiting columns. Events and tensor rows are few and are not dropped.
+    `limit_bytes` bounds the waiting columns, and MAX_SCALARS the trainer's numbers. Events and tensor rows are few and
+    are not dropped.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -35,6 +38,7 @@ class Record:
         self._events: deque[Event] = deque()
         self._tensors: deque[TensorInfo] = deque()
         self._scalars: dict[str, int] = {}
+        self._numbers: deque[tuple[int, int, float]] = deque(maxlen=MAX_SCALARS)
         # One counter for each side: `x -= y` on a shared one loses updates when threads switch in between.
         self._added_bytes = 0
         self._taken_bytes = 0
@@ -42,10 +46,7 @@ class Record:
 
     def add(self, table: str, **columns: Any) -> None:
         """Rows of one table; each column a sequence or array of the same length, cast to the table's dtypes."""
-        known = TABLE_BY_NAME[table]
-        arrays = {
-            name: np.asarray(values, dtype=known.dtype_of(name)) for name, values in columns.items()
-        }
+        arrays = _columns(table, columns)
         size = _size(arrays)
         self._rows.append((table, arrays))
         self._added_bytes += size
@@ -61,14 +62,16 @@ class Record:
         self._tensors.append(info)
 
     def scalar(self, name: str, step: int, value: float) -> None:
-        """A number that the trainer logged."""
+        """A number that the trainer logged. Many trainers do at every step: columns are made of them by who takes."""
         index = self._scalars.setdefault(name, len(self._scalars))
-        self.add("scalars", scalar=[index], step=[step], value=[value])
+        self.dropped_rows += len(self._numbers) == MAX_SCALARS
+        self._numbers.append((index, step, value))
 
     @property
     def waiting_bytes(self) -> int:
         """Memory that waits, about."""
-        return self._waiting_columns_bytes + _EVENT_BYTES * (len(self._events) + len(self._tensors))
+        others = _EVENT_BYTES * (len(self._events) + len(self._tensors))
+        return self._waiting_columns_bytes + others + _SCALAR_BYTES * len(self._numbers)
 
     @property
     def _waiting_columns_bytes(self) -> int:
@@ -94,6 +97,12 @@ class Record:
             table: {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
             for table, rows in parts.items()
         }
+        numbers = [self._numbers.popleft() for _ in range(len(self._numbers))]
+        if numbers:
+            names = ("scalar", "step", "value")
+            joined["scalars"] = _columns(
+                "scalars", dict(zip(names, zip(*numbers, strict=True), strict=True))
+            )
         events = [self._events.popleft() for _ in range(len(self._events))]
         tensors = [self._tensors.popleft() for _ in range(len(self._tensors))]
         return joined, events, tensors
@@ -106,6 +115,13 @@ class Record:
         size, length = _size(columns), len(next(iter(columns.values())))
         self._added_bytes -= size
         self.dropped_rows += length
+
+
+def _columns(table: str, columns: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    known = TABLE_BY_NAME[table]
+    return {
+        name: np.asarray(values, dtype=known.dtype_of(name)) for name, values in columns.items()
+    }
 
 
 def _size(columns: Mapping[str, npt.NDArray[Any]]) -> int:

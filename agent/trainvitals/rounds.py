@@ -47,29 +47,24 @@ class Rounds:
         self._choice: Choice | None = None
         self._is_resting = False
         self._counting = [each for each in probes if type(each).rest is not Probe.rest]
-        self._hooked = [each for each in probes if type(each).aside is not Probe.aside]
         self._steps: list[tuple[int, float, float, float]] = []
         self._ended_at = time.perf_counter()
-        self._agent_seconds = 0.0
 
     def before_step(self, optimizers: Sequence[Optimizer]) -> None:
         """Before each of our optimizers' steps; the first in a round chooses what to look at, or that it is a rest."""
-        started = time.perf_counter()
         if self._choice is None and not self._is_resting:
             self._begin()
-        look = self._look(self._progress.step + 1, optimizers)
+        step = self._progress.step + 1
         if self._is_resting:
             for probe in self._counting:
-                self._guard.call(probe.name, probe.rest, look)
-        else:
-            for probe in self._probes:
-                self._timed(probe, probe.before_step, look)
-        aside = sum(probe.aside() for probe in self._hooked)
-        self._agent_seconds += time.perf_counter() - started + aside
+                self._guard.call(probe.name, probe.rest, step, optimizers)
+            return
+        look = self._look(step, optimizers)
+        for probe in self._probes:
+            self._timed(probe, probe.before_step, look)
 
     def after_round(self, optimizers: Sequence[Optimizer]) -> None:
         """When all optimizers of the round have stepped: one more step is done."""
-        started = time.perf_counter()
         self._progress.phase = "training"
         self._progress.step += 1
         if self._is_resting:
@@ -80,7 +75,7 @@ class Rounds:
                 self._timed(probe, probe.after_step, look)
             self._coverage.looked(look.choice, self._progress.step, len(self._slots))
         was_rest, self._is_resting, self._choice = self._is_resting, False, None
-        self._end_step(started, was_rest)
+        self._end_step(was_rest)
 
     def complete(self) -> None:
         """Nothing more comes about the steps done so far."""
@@ -111,6 +106,7 @@ class Rounds:
 
     def _begin(self) -> None:
         if self._is_first:
+            self._guard.meter.taken()  # attaching is not part of a step
             self._guard.call("tensor table", self._rebaseline)
         choice = self._guard.call("budget", self._budget.choose, self._progress.step, self._slots)
         # A budget that has failed chooses nothing for good, and each step is still told.
@@ -143,15 +139,15 @@ class Rounds:
             looked = len(getattr(look.choice, probe.kind))
             self._budget.spent(probe.kind, looked, time.perf_counter() - started)
 
-    def _end_step(self, started: float, was_rest: bool) -> None:
+    def _end_step(self, was_rest: bool) -> None:
         now = time.perf_counter()
-        self._agent_seconds += now - started
-        seconds = now - self._ended_at
-        self._steps.append((self._progress.step, time.time(), seconds, self._agent_seconds))
+        seconds, self._ended_at = now - self._ended_at, now
+        # What is left of this round, and what the trainer calls us for before the next one, counts there.
+        ours = self._guard.meter.taken()
+        self._steps.append((self._progress.step, time.time(), seconds, ours))
         if not was_rest:
             self._tell_steps()
-        self._guard.call("budget", self._budget.step_took, seconds, self._agent_seconds)
-        self._ended_at, self._agent_seconds = now, 0.0
+        self._guard.call("budget", self._budget.step_took, seconds, ours)
 
     def _tell_steps(self) -> None:
         """Those of rests wait for the next look, for one row costs as much as many."""

@@ -14,6 +14,8 @@ from trainvitals.layout import is_dtensor
 
 def number_of(value: Any) -> float | None:
     """The number; None for what is none, and for a tensor on another device: reading that would wait for it."""
+    if type(value) is float:  # nearly always; asking an abstract class takes a microsecond
+        return value
     if isinstance(value, torch.Tensor):
         if value.device.type != "cpu" or value.numel() != 1 or is_dtensor(value):
             return None

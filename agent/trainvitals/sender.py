@@ -86,6 +86,8 @@ class Sender:
         self._told_through: int | None = None
         self._told_dropped_rows = 0
         self._has_failed = False
+        self.cpu_seconds = 0.0
+        """What the thread has taken of a core so far, as of its last turn."""
 
     def start(self) -> None:
         """Begin to send. Called on the trainer's thread."""
@@ -181,6 +183,7 @@ class Sender:
                 requests.append(self._requests.get(timeout=poll_s))
                 continue
             self._guarded(self._on_poll)
+            self.cpu_seconds = time.thread_time()
             if requests or self._frame_is_due() or self._delivery.is_due:
                 break
         return requests

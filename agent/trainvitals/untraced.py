@@ -25,9 +25,14 @@ CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 def untraced(function: Callable[..., Any]) -> Callable[..., None]:
     """The function, opaque to Dynamo: neither inlined into a caller's graph nor compiled itself; answers None."""
     disabled: list[Callable[..., Any]] = []
+    eval_frame: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    # Newer torch says whether Dynamo listens now. Where it does not, `disable` would cost more than what it disables.
+    listener: Callable[[], Any] = getattr(eval_frame, "get_eval_frame_callback", lambda: ...)
 
     def opaque(*args: Any) -> None:
-        if "torch._dynamo" not in sys.modules:
+        # Dynamo that traces this knows `is_compiling`, and nothing of what is asked after it.
+        is_traced = torch.compiler.is_compiling()
+        if not is_traced and ("torch._dynamo" not in sys.modules or listener() is None):
             function(*args)
             return
         if not disabled:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from trainvitals.budget import (
     COUNTER_STEPS,
+    CREDIT_STEPS,
     RANK_STEPS,
     START_SECONDS,
     START_STEPS,
@@ -42,6 +45,8 @@ class Trainer:
         self.agent_seconds: list[float] = []
         self.choices: list[Choice] = []
         self.rests: list[bool] = []
+        self.looks: list[dict[str, float]] = []
+        self.usual: list[float] = []
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
@@ -51,11 +56,13 @@ class Trainer:
             costs = {kind: self._cost(kind, looked) for kind in KINDS}
             for kind, seconds in costs.items():
                 self.budget.spent(kind, len(getattr(looked, kind)), seconds)
+            self.looks.append(costs)
             ours = sum(costs.values()) + self.fixed * (0.02 if choice is None else 1)
             self.step += 1
             self.agent_seconds.append(ours)
             self.choices.append(looked)
             self.budget.step_took(self.step_seconds + ours, ours)
+            self.usual.append(self.budget._usual)
 
     def share(self, last: int) -> float:
         ours = sum(self.agent_seconds[-last:])
@@ -264,3 +271,80 @@ def test_the_plan_says_none_for_what_has_no_turn() -> None:
     trainer = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 1.0)
     trainer.run(300)
     assert trainer.budget.plan() == {"identity": 1.0, "cores": 1.0, "gradients": 1.0, "sweep": None}
+
+
+class Uniform:
+    """`count` slots of one size, as far as a budget asks: thousands of real ones would take longer than the tests."""
+
+    def __init__(self, count: int, numel: int) -> None:
+        self.version, self.world_size, self._count = 1, 1, count
+        self._layout = SimpleNamespace(local_numel=numel)
+        self._plan = SimpleNamespace(is_whole=numel <= 4096, count=min(numel, 4096))
+        self.slots = [SimpleNamespace(place=SimpleNamespace(kind="param"))] * count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def fqn(self, index: int) -> str:
+        return f"layers.{index}.weight"
+
+    def layout(self, index: int) -> SimpleNamespace:
+        return self._layout
+
+    def plan(self, index: int) -> SimpleNamespace:
+        return self._plan
+
+    def tied_to(self, index: int) -> int:
+        return -1
+
+
+def steady(seconds: float) -> list[float]:
+    """Equal steps."""
+    return [seconds] * 450
+
+
+@pytest.mark.parametrize("fixed", [100e-6, 600e-6])
+@pytest.mark.parametrize(
+    ("count", "numel", "steps"),
+    [
+        (150, 50_000, steady(0.005)),
+        (150, 50_000, steady(0.05)),
+        (150, 50_000, steady(1.0)),
+        (150, 50_000, steady(60.0)),
+        (20_000, 64, steady(0.5)),
+        (20_000, 5_000, steady(5.0)),
+        (150, 50_000, [0.05] * 300 + [0.5] * 400),
+        (150, 50_000, [0.5] * 300 + [0.05] * 400),
+        (150, 50_000, [0.1] * 300 + [300.0] + [0.1] * 400),
+        (150, 50_000, [0.1, 0.02, 0.3, 0.05] * 150),
+    ],
+    ids=[
+        "steps of 5 ms",
+        "of 50 ms",
+        "of 1 s",
+        "of 60 s",
+        "20,000 tensors",
+        "20,000 large tensors",
+        "ten times slower",
+        "ten times faster",
+        "a pause",
+        "uneven",
+    ],
+)
+def test_any_two_hundred_steps_keep_the_share(
+    count: int, numel: int, steps: list[float], fixed: float
+) -> None:
+    """After the first fifty: but for one look of each kind that can't be split, and the credit an account may hold."""
+    slots: Any = Uniform(count, numel)
+    trainer = Trainer(slots, Budget(0.005), steps[0], fixed=fixed)
+    for seconds in steps:
+        trainer.step_seconds = seconds
+        trainer.run(1)
+    ours = trainer.agent_seconds
+    for start in range(START_STEPS, len(steps) - 200 + 1):
+        window = slice(start, start + 200)
+        # As much as the accounts may hold, and as much of what they could not.
+        credit = 2 * CREDIT_STEPS * trainer.usual[start - 1]
+        allowed = 0.005 * (sum(steps[window]) + sum(ours[window]) + credit)
+        dearest = sum(max(looks[kind] for looks in trainer.looks[window]) for kind in KINDS)
+        assert sum(ours[window]) <= allowed + dearest

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from trainvitals.backwards import BACKWARDS
 from trainvitals.capture import is_capturing
@@ -51,7 +53,7 @@ class Backward(Probe):
         self._parts, self._is_resting, self._record = [], False, look.record
         self._tell(look.record, wait=False)
 
-    def rest(self, look: Look) -> None:  # noqa: ARG002  (that it happens is all)
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
         """Nobody looks at this step; the calls for the next one come before it is known whether anybody does."""
         self._parts, self._is_resting = [], True
 

@@ -5,6 +5,7 @@ The optimizers themselves: which tensors they hold, their rates (learning rate, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -63,13 +64,13 @@ class Optimizers(Probe):
                 ]
                 self._foreign[optimizer] = (holding, flags)
 
-    def rest(self, look: Look) -> None:
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:
         """Rates that changed: what a schedule does is known in full."""
-        for optimizer in look.optimizers:
+        for optimizer in optimizers:
             rates = [_rates(group) for group in optimizer.param_groups]
             if rates != self._rates.get(optimizer):
                 self._rates[optimizer] = rates
-                self._rested.setdefault(optimizer, []).append((look.step, rates))
+                self._rested.setdefault(optimizer, []).append((step, rates))
 
     def after_rests(self, slots: SlotTable, record: Record) -> None:
         """Rows for what changed in them."""

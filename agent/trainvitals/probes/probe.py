@@ -148,15 +148,15 @@ class Probe(ABC):
     def after_step(self, look: Look) -> None:  # noqa: B027
         """Called on the trainer's thread when all optimizers of the round have stepped."""
 
-    def rest(self, look: Look) -> None:  # noqa: B027
-        """Called instead of `before_step` in a round in which nobody looks, `after_step` is not; for what is counted."""
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: B027
+        """
+        Called instead of `before_step` in a round in which nobody looks, `after_step` is not; for what is counted.
+
+        Short steps rest for the sake of their time: a microsecond, no more.
+        """
 
     def after_rests(self, slots: SlotTable, record: Record) -> None:  # noqa: B027
         """Called when such rounds are over, before anything newer is told: what `rest` has kept."""
-
-    def aside(self) -> float:
-        """Seconds that hooks of its own took since this was asked last: the budget pays for them, too."""
-        return 0.0
 
     def limits(self) -> list[str]:
         """What it can't know of this training, and why."""

@@ -4,6 +4,7 @@ What changed between two looks at the same cores: update norms, changed elements
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -59,12 +60,12 @@ class Updates(Probe):
         if look.choice.digests:
             _report_digests(look, sample.only(look.choice.digests), look.step)
 
-    def rest(self, look: Look) -> None:
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:
         """The round moved what its optimizers hold; that is added up at the next look."""
-        for optimizer in look.optimizers:
+        for optimizer in optimizers:
             self._rested[optimizer] = self._rested.get(optimizer, 0) + 1
-        self._rests += look.step != self._last_rest
-        self._last_rest = look.step
+        self._rests += step != self._last_rest
+        self._last_rest = step
 
     def close(self) -> None:
         """Free the cores."""

@@ -11,7 +11,6 @@ count, unless nothing else is called (reentrant checkpointing runs its first pas
 from __future__ import annotations
 
 import contextlib
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,8 +37,6 @@ class Outputs:
         self._guarded = guarded
         self._hooks: dict[Router, Hook] = {}
         self._compiled = 0
-        self.seconds = 0.0
-        """What the hooks took since this was last set to 0."""
 
     def place(self, routers: Sequence[Router], slots: SlotTable) -> dict[Router, Hook]:
         """Hooks for those that have no counter, nor a hook yet; hooks of routers that are gone are taken off."""
@@ -61,9 +58,7 @@ class Outputs:
 
     def called(self, hook: Hook, output: Any) -> None:
         """One of the hooks was called, on any thread."""
-        started = time.perf_counter()
         self._guarded("router outputs", hook.count, output)
-        self.seconds += time.perf_counter() - started
 
     def limits(self) -> list[str]:
         """Why there is no load of some routers."""

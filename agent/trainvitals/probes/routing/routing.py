@@ -5,11 +5,13 @@ balancing bias goes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.optim import Optimizer
 
 from trainvitals.dtypes import reading
 from trainvitals.expert_load import routing_row
@@ -92,16 +94,9 @@ class Routing(Probe):
             if fed is not None:
                 _report_feeding(look, seen)
 
-    def rest(self, look: Look) -> None:  # noqa: ARG002  (that it happens is all)
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
         """Nobody will ask what hooks have counted."""
         self._arm([])
-
-    def aside(self) -> float:
-        """What the hooks took."""
-        if self._outputs is None:
-            return 0.0
-        seconds, self._outputs.seconds = self._outputs.seconds, 0.0
-        return seconds
 
     def limits(self) -> list[str]:
         """Why there is no load of some routers."""
