@@ -11,8 +11,9 @@ import atexit
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -65,6 +66,8 @@ class Agent:
         step: int,
         contract: Contract,
         on_finding: OnFinding,
+        mesh: str = "",
+        replicas: Callable[[torch.Tensor], Iterable[int]] | None = None,
     ) -> None:
         self.run = run_name(settings)
         self.settings = replace(settings, run=self.run)
@@ -78,7 +81,9 @@ class Agent:
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
         self._answers = Answers(on_finding, self._guard, settings.quiet)
-        self._slots = SlotTable(models, world_size=self.world.world_size)
+        self._mesh = mesh
+        asked = replicas and partial(self._guard.attempt, "replicas", replicas)
+        self._slots = SlotTable(models, world_size=self.world.world_size, replicas=asked)
         self._ownership = Ownership(self._slots, optimizers)
         self._log = Log()
         self._checkpoints = Checkpoints(self._slots, self._record, self._steps_done)
@@ -316,6 +321,7 @@ class Agent:
             complete_through=self._progress.complete_through,
             step_offset=self._progress.offset,
             phase=self._progress.phase,
+            mesh=self._mesh,
             contract=self._contract.as_json() if seq % _CONTRACT_EVERY == 1 else {},
             reference=self.settings.reference,
             about={"torch": torch.__version__},

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -53,6 +53,15 @@ def check_optimizers(optimizer: Any) -> list[Optimizer]:
     if isinstance(opened, Optimizer):
         return [opened]
     return _listed(optimizer, Optimizer, "an optimizer")
+
+
+def check_replicas(replicas: Any) -> Callable[[torch.Tensor], Iterable[int]] | None:
+    """None, or what can be asked of a tensor."""
+    if replicas is not None and not callable(replicas):
+        raise BadSetting(
+            f"attach(replicas={replicas!r}): give a function that answers with the ranks that hold a tensor, or leave it out"
+        )
+    return replicas  # type: ignore[no-any-return]
 
 
 def check_step(step: Any) -> int:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from os import PathLike
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -19,6 +20,7 @@ from trainvitals.arguments import (
     check_models,
     check_on_finding,
     check_optimizers,
+    check_replicas,
     check_step,
 )
 from trainvitals.attached import ATTACHED
@@ -27,6 +29,7 @@ from trainvitals.contract import Contract
 from trainvitals.errors import BadSetting
 from trainvitals.guard import Guard
 from trainvitals.inert import InertAgent
+from trainvitals.mesh import mesh_text
 from trainvitals.record import Record
 from trainvitals.settings import resolve
 
@@ -40,6 +43,8 @@ def attach(
     step: int = 0,
     contract: Contract | str | PathLike[str] | None = None,
     on_finding: OnFinding = "log",
+    mesh: Any = None,
+    replicas: Callable[[torch.Tensor], Iterable[int]] | None = None,
     **settings: Any,
 ) -> Agent:
     """
@@ -56,6 +61,9 @@ def attach(
         contract: what you declare of the state (frozen, tied, dtypes), or the file of it (docs/contract.md).
         on_finding: "log", "raise" (end the training: one rank, with a monitor), or a callable that gets each new
             finding as a dict, on the trainer's thread at the step after the monitor's answer.
+        mesh: where this rank is: a DeviceMesh, or axis -> (coordinate, size). It is told, and decides nothing.
+        replicas: of a plain tensor, the ranks that hold the very same; none: unknown. For trainers whose layout torch
+            can't tell (DTensor and DDP say it by themselves).
         settings: see docs/settings.md; each also has an environment variable.
 
     Raises:
@@ -64,7 +72,8 @@ def attach(
     guard = Guard(Record(0), lambda: 0)
     guard.call("close", ATTACHED.clear_out)
     given = {**settings, "run": run, "monitor": monitor}
-    make = partial(_make, guard, model, optimizer, step, contract, on_finding, given)
+    layout = mesh, replicas
+    make = partial(_make, guard, model, optimizer, step, contract, on_finding, layout, given)
     made = guard.call("attach", make)
     if isinstance(made, BadSetting):
         raise made
@@ -78,6 +87,7 @@ def _make(
     step: Any,
     contract: Any,
     on_finding: Any,
+    layout: tuple[Any, Any],
     given: dict[str, Any],
 ) -> Agent | BadSetting:
     """An agent that has started, or what is wrong with the arguments."""
@@ -93,7 +103,16 @@ def _make(
                 )
         checked = check_on_finding(on_finding, resolved.to_folder, read_world().world_size)
         declared = check_contract(contract, resolved.contract)
-        agent = Agent(models, optimizers, resolved, check_step(step), declared, checked)
+        agent = Agent(
+            models,
+            optimizers,
+            resolved,
+            check_step(step),
+            declared,
+            checked,
+            mesh_text(layout[0]),
+            check_replicas(layout[1]),
+        )
     except BadSetting as error:
         return error
     try:

@@ -7,9 +7,10 @@ Asked of the wrappers themselves: those among the attached models, and those tha
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -26,9 +27,12 @@ class Replicas:
 
     A wrapper that averages over fewer ranks by a hook (post-local SGD) keeps nothing equal, and is none. Cost of `find`:
     1 us a module, and one pass over the interpreter's objects (about 0.1 s) where there are several ranks.
+
+    `declared`: what the trainer says of tensors that no wrapper has, as `attach(replicas=)` does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, declared: Callable[[torch.Tensor], Iterable[int]] | None = None) -> None:
+        self._declared = declared
         self._wrappers: list[weakref.ref[Wrapper]] = []
         self._ranks: dict[int, tuple[int, ...]] = {}
         self._ignored: dict[int, frozenset[str]] = {}
@@ -53,10 +57,13 @@ class Replicas:
                 self._ranks[id(module)] = ranks
                 self._ignored[id(module)] = frozenset(names[name] for name in ignored & set(names))
 
-    def ranks_of(self, place: Place) -> tuple[int, ...]:
+    def ranks_of(self, place: Place, tensor: torch.Tensor) -> tuple[int, ...]:
         """The ranks that hold equal copies of the tensor there; none: nobody says so."""
         home = place.home()
         ranks = () if home is None else self._ranks.get(id(home), ())
+        if not ranks and self._declared is not None:
+            told = tuple(sorted(map(int, self._declared(tensor) or ())))
+            return told if len(told) > 1 else ()
         return () if ranks and place.key in self._ignored[id(home)] else ranks
 
 

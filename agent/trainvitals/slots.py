@@ -4,7 +4,7 @@ All places that hold the training state: what is there, what changed since the l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,13 @@ class SlotTable:
     device. Modules are held weakly; the dicts that their tensors hang in are kept until `drop`. The first real step calls `rebaseline`: what initialises, casts and shards before it is no change.
     """
 
-    def __init__(self, models: Sequence[nn.Module], *, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        *,
+        world_size: int = 1,
+        replicas: Callable[[torch.Tensor], Iterable[int]] | None = None,
+    ) -> None:
         self.world_size = world_size
         self.slots: list[Slot] = []
         self.params_version = 0
@@ -45,7 +51,7 @@ class SlotTable:
         self._roots = [Root(model) for model in roots(models)]
         for root in self._roots:
             root.remember_parts()
-        self.replicas = Replicas()
+        self.replicas = Replicas(replicas)
         """The DDP wrappers, as they were found before the first step; none in a job of one process."""
         self._by_fqn: dict[str, Slot] = {}
         self._by_id: dict[int, list[int]] = {}
@@ -108,7 +114,7 @@ class SlotTable:
                 if tensor is None
                 else layout_of(
                     tensor,
-                    replicas=self.replicas.ranks_of(slot.place),
+                    replicas=self.replicas.ranks_of(slot.place, tensor),
                     world_size=self.world_size,
                 )
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,10 +28,14 @@ LIMIT_S = 400
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a program: findings above info, the steps seen (ours) and the losses told, and what it printed."""
+    """What came of a program: findings above info, the steps seen (ours, of rank 0) and the losses told, and what it printed.
+    `meshes`: what each rank said of its place; `layouts`: by FQN, what rank 0 said of its part.
+    """
 
     findings: list[Finding]
     runs: list[str]
+    meshes: dict[int, str]
+    layouts: dict[str, str]
     steps: list[int]
     num_losses: int
     offsets: set[int | None]
@@ -60,13 +65,18 @@ def run_program(
     launcher: Sequence[str] = (),
     steps: int = 0,
     is_switched_on: bool = False,
+    ranks: int = 1,
 ) -> Ran:
     """
-    `python program` in its own folder, looking at everything; with `launcher` words before it, such as `-m trainvitals run`.
+    `python program` in its own folder, looking at everything; with `launcher` words before it, such as `-m trainvitals run`;
+    with several ranks by torchrun.
 
     `is_switched_on`: with TRAINVITALS=1, and the start-up hook as if it were installed (tests/agent/test_startup.py
     installs it).
     """
+    if ranks > 1:
+        launcher = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}",
+                    f"--master-port={_free_port()}", *launcher)  # fmt: skip
     frames = folder / "frames"
     environment = {
         **os.environ,
@@ -74,6 +84,7 @@ def run_program(
         "OMP_WAIT_POLICY": "PASSIVE",
         "TRAINVITALS_MONITOR": str(frames),
         "TRAINVITALS_BUDGET": "none",
+        "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join([str(PROGRAMS), os.environ.get("PYTHONPATH", "")]),
     }
     if is_switched_on:
@@ -102,8 +113,15 @@ def _with_hook(folder: Path) -> Path:
     return folder
 
 
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
 def _judged(frames: Path, output: str) -> Ran:
     decoded = [decode(path.read_bytes()) for path in sorted(frames.rglob("*.safetensors"))]
+    first = [(header, tables) for header, tables in decoded if header["rank"] == 0]
     findings = [
         finding
         for engine in replay(frames)
@@ -113,8 +131,10 @@ def _judged(frames: Path, output: str) -> Ran:
     return Ran(
         findings=sorted(findings, key=lambda finding: finding.first_step),
         runs=sorted({header["run"] for header, _ in decoded}),
-        steps=[int(step) for _, t in decoded if "steps" in t for step in t["steps"]["step"]],
-        num_losses=sum(_num_losses(header, tables) for header, tables in decoded),
+        meshes={header["rank"]: header["mesh"] for header, _ in decoded},
+        layouts={each["fqn"]: each["layout"] for header, _ in first for each in header["tensors"]},
+        steps=[int(step) for _, t in first if "steps" in t for step in t["steps"]["step"]],
+        num_losses=sum(_num_losses(header, tables) for header, tables in first),
         offsets={header.get("step_offset") for header, _ in decoded},
         output=output,
     )

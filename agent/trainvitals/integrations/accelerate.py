@@ -56,7 +56,10 @@ def attach(accelerator: Accelerator, **settings: Any) -> trainvitals.Agent:
     agent = trainvitals.attach(
         accelerator._models,
         accelerator._optimizers,
-        **with_run(settings, project and project.rstrip("/").rpartition("/")[2]),
+        **{
+            "mesh": accelerator.torch_device_mesh or data_parallel(accelerator),
+            **with_run(settings, project and project.rstrip("/").rpartition("/")[2]),
+        },
     )
     tracker = TrainvitalsTracker(agent)
     accelerator.trackers.append(tracker)
@@ -65,6 +68,11 @@ def attach(accelerator: Accelerator, **settings: Any) -> trainvitals.Agent:
         lambda: _take_off(accelerator, tracker),
     )
     return agent
+
+
+def data_parallel(accelerator: Accelerator) -> dict[str, tuple[int, int]]:
+    """Without a mesh, every process has data of its own."""
+    return {"dp": (accelerator.process_index, accelerator.num_processes)}
 
 
 def _take_off(accelerator: Accelerator, tracker: TrainvitalsTracker) -> None:

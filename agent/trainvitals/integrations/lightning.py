@@ -37,7 +37,7 @@ class TrainvitalsCallback(Callback):
             trainer.strategy.model or pl_module,
             trainer.optimizers,
             step=trainer.global_step,
-            **settings,
+            **{"mesh": _mesh(trainer), **settings},
         )
 
     def on_train_batch_end(
@@ -57,6 +57,12 @@ class TrainvitalsCallback(Callback):
         """At the end, be it by an exception."""
         if self.agent is not None:
             self.agent.close()
+
+
+def _mesh(trainer: Trainer) -> Any:
+    """The strategy's own (ModelParallelStrategy), else one axis: every process has data of its own."""
+    mesh = getattr(trainer.strategy, "_device_mesh", None)
+    return {"dp": (trainer.global_rank, trainer.world_size)} if mesh is None else mesh
 
 
 def _run_name(trainer: Trainer) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtitan.components.metrics import BaseLogger, LoggerContainer
+from torchtitan.distributed import ParallelDims
 from torchtitan.trainer import Trainer
 
 import trainvitals
@@ -35,6 +36,17 @@ class TrainvitalsLogger(BaseLogger):
         self._agent.close()
 
 
+def _mesh(dims: ParallelDims) -> dict[str, tuple[int, int]]:
+    """This rank's place on each axis that has several ranks."""
+    axes = ("pp", "dp_replicate", "fsdp", "cp", "tp", "ep")
+    meshes = {axis: dims.get_optional_mesh(axis) for axis in axes}
+    return {
+        axis: (mesh.get_local_rank(), mesh.size())
+        for axis, mesh in meshes.items()
+        if mesh is not None
+    }
+
+
 def attach(trainer: Trainer, **settings: Any) -> trainvitals.Agent:
     """
     Watch this Trainer: its model parts, its optimizers, step number and loss.
@@ -44,7 +56,10 @@ def attach(trainer: Trainer, **settings: Any) -> trainvitals.Agent:
     """
     folder = Path(trainer.config.dump_folder).resolve().name
     agent = trainvitals.attach(
-        trainer.model_parts, trainer.optimizers, step=trainer.step, **with_run(settings, folder)
+        trainer.model_parts,
+        trainer.optimizers,
+        step=trainer.step,
+        **{"mesh": _mesh(trainer.parallel_dims), **with_run(settings, folder)},
     )
     processor, theirs = trainer.metrics_processor, trainer.metrics_processor.logger
     both = LoggerContainer()

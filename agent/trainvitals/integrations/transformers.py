@@ -36,8 +36,14 @@ class TrainvitalsCallback(TrainerCallback):
     ) -> None:
         """The Trainer is ready for its first step."""
         settings = with_run(self._settings, _run_name(args))
+        mesh = getattr(given["model"], "_device_mesh", None)
+        if mesh is None:  # every process has data of its own
+            mesh = {"dp": (args.process_index, args.world_size)}
         self.agent = trainvitals.attach(
-            given["model"], given.get("optimizer"), step=state.global_step, **settings
+            given["model"],
+            given.get("optimizer"),
+            step=state.global_step,
+            **{"mesh": mesh, **settings},
         )
 
     def on_step_end(

@@ -114,6 +114,9 @@ optimizer = get_megatron_optimizer(
     OptimizerConfig(optimizer="adam", lr=1e-3, bf16=True, params_dtype=torch.bfloat16), model
 )
 iterations = int(os.environ.get("STEPS", "24"))
+# Ranks draw batches of their own from here on; one of them may be made to part.
+torch.manual_seed(torch.distributed.get_rank())
+parts_at = int(os.environ.get("PARTS_AT", "0")) * torch.distributed.get_rank()
 
 
 def train_step(model, optimizer):
@@ -129,4 +132,9 @@ def train_step(model, optimizer):
     _update_router_expert_bias(model, config)
     router.local_tokens_per_expert.zero_()
     optimizer.step()
+    global parts_at
+    parts_at -= 1
+    if not parts_at:
+        with torch.no_grad():
+            net.head.weight.main_param.mul_(1.01)
     return loss.detach()
