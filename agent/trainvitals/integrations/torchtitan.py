@@ -37,13 +37,13 @@ class TrainvitalsLogger(BaseLogger):
 
 
 def _mesh(dims: ParallelDims) -> dict[str, tuple[int, int]]:
-    """This rank's place on each axis that has several ranks."""
-    axes = ("pp", "dp_replicate", "fsdp", "cp", "tp", "ep")
-    meshes = {axis: dims.get_optional_mesh(axis) for axis in axes}
+    """This rank's place on each axis that has several ranks; which names there are depends on the SPMD backend."""
+    meshes = dims.get_all_one_dimensional_meshes() if dims.world_size > 1 else {}
+    axes = ("pp", "dp_replicate", "fsdp", "dp_shard", "cp", "tp", "ep")
     return {
-        axis: (mesh.get_local_rank(), mesh.size())
-        for axis, mesh in meshes.items()
-        if mesh is not None
+        axis: (meshes[axis].get_local_rank(), meshes[axis].size())
+        for axis in axes
+        if axis in meshes
     }
 
 
