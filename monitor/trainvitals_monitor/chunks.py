@@ -14,7 +14,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,44 +88,59 @@ def pack(
 
 def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: str) -> Series:
     """One statistic of one of the blob's records; empty if there is none of it."""
-    steps, records, encodings = _opened(first_step, layout, blob)
-    count = len(steps)
-    at = record * sum(_width(encoding, count) for _, encoding in encodings)
-    for name, encoding in encodings:
-        if name == statistic:
-            return _decode(steps, encoding, memoryview(records)[at:])
-        at += _width(encoding, count)
-    return np.empty(0, np.int64), np.empty(0)
+    form = _form(layout)
+    steps, records = _opened(first_step, form, blob)
+    found = form.fields.get(statistic)
+    if found is None:
+        return np.empty(0, np.int64), np.empty(0)
+    encoding, at = found
+    return _decode(steps, encoding, memoryview(records)[record * form.record_bytes + at :])
 
 
 def unpack_tile(
     first_step: int, layout: str, blob: bytes
 ) -> tuple[npt.NDArray[np.int64], dict[str, tuple[Floats, Bools]]]:
     """The blob's steps [k], and all its statistics as `pack` was given them: values and seen, [k, n], n up to TILE."""
-    steps, records, encodings = _opened(first_step, layout, blob)
-    count = len(steps)
-    widths = [_width(encoding, count) for _, encoding in encodings]
-    rows = np.frombuffer(records, np.uint8).reshape(-1, sum(widths))
-    bounds = np.cumsum([0, *widths])
+    form = _form(layout)
+    steps, records = _opened(first_step, form, blob)
+    rows = np.frombuffer(records, np.uint8).reshape(-1, form.record_bytes)
     return steps, {
-        name: _decode_all(rows[:, start : start + width], encoding, count)
-        for (name, encoding), width, start in zip(encodings, widths, bounds.tolist(), strict=False)
+        name: _decode_all(
+            rows[:, at : at + _width(encoding, form.num_steps)], encoding, form.num_steps
+        )
+        for name, (encoding, at) in form.fields.items()
     }
 
 
-def _opened(
-    first_step: int, layout: str, blob: bytes
-) -> tuple[npt.NDArray[np.int64], bytes, list[tuple[str, str]]]:
-    """The steps, the records, and each statistic's encoding in their order."""
-    head, *fields = layout.split(" ")
-    count = int(head.strip("z~"))
-    steps = first_step + np.arange(count, dtype=np.int64)
-    if head.endswith("~"):
-        steps, blob = np.frombuffer(blob, "<i8", count), blob[8 * count :]
-    if head.startswith("z"):
-        blob = zlib.decompress(blob)
-    named = [field.rpartition(":") for field in fields]
-    return steps, blob, [(name, encoding) for name, _, encoding in named]
+class _Form(NamedTuple):
+    """What a layout says: how many steps, and by statistic its encoding and where it begins in each record."""
+
+    num_steps: int
+    has_steps: bool
+    deflated: bool
+    fields: dict[str, tuple[str, int]]
+    record_bytes: int
+
+
+@lru_cache(maxsize=256)
+def _form(layout: str) -> _Form:
+    """The chunks of a run have few layouts."""
+    head, *texts = layout.split(" ")
+    count, at = int(head.strip("z~")), 0
+    fields = {}
+    for text in texts:
+        name, _, encoding = text.rpartition(":")
+        fields[name] = (encoding, at)
+        at += _width(encoding, count)
+    return _Form(count, head.endswith("~"), head.startswith("z"), fields, at)
+
+
+def _opened(first_step: int, form: _Form, blob: bytes) -> tuple[npt.NDArray[np.int64], bytes]:
+    """The steps, and the records."""
+    steps = first_step + np.arange(form.num_steps, dtype=np.int64)
+    if form.has_steps:
+        steps, blob = np.frombuffer(blob, "<i8", form.num_steps), blob[8 * form.num_steps :]
+    return steps, zlib.decompress(blob) if form.deflated else blob
 
 
 def _encode(values: Floats, seen: Bools) -> tuple[str, Bytes]:

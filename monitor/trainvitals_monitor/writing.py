@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, RowMapping, Select, bindparam, func, select
+from sqlalchemy import Connection, CursorResult, RowMapping, bindparam, func, select
 from sqlalchemy.dialects.sqlite import dialect, insert
 from sqlalchemy.exc import DBAPIError
 
@@ -27,6 +27,24 @@ _ADD_FRAME = str(insert(schema.frames).compile(dialect=dialect(), column_keys=_F
 _ADD_SERIES = insert(schema.series)
 _PUT_CHUNK = insert(schema.chunks).prefix_with("OR REPLACE")
 
+CHUNKS = (
+    select(
+        schema.chunks.c.first_step,
+        schema.chunks.c.last_step,
+        schema.chunks.c.layout,
+        schema.chunks.c.blob,
+    )
+    .where(
+        schema.chunks.c.attempt_id == bindparam("attempt_id"),
+        schema.chunks.c.kind == bindparam("kind"),
+        schema.chunks.c.tile == bindparam("tile"),
+        schema.chunks.c.first_step <= bindparam("last"),
+        schema.chunks.c.last_step >= bindparam("first"),
+    )
+    .order_by(schema.chunks.c.first_step)
+)
+"""The chunks of one tile that overlap a range of steps, in order."""
+
 
 @dataclass(frozen=True)
 class StoredFrame:
@@ -41,24 +59,6 @@ class StoredFrame:
     blob: bytes
     whole: bool = True
     id: int = 0
-
-
-def chunks_query(
-    attempt_id: int, kind: str, tile: int, first: int, last: int
-) -> Select[tuple[Any, ...]]:
-    """The chunks (first_step, layout, blob) of one tile that overlap the range of steps, in order."""
-    table = schema.chunks
-    return (
-        select(table.c.first_step, table.c.last_step, table.c.layout, table.c.blob)
-        .where(
-            table.c.attempt_id == attempt_id,
-            table.c.kind == kind,
-            table.c.tile == tile,
-            table.c.first_step <= last,
-            table.c.last_step >= first,
-        )
-        .order_by(table.c.first_step)
-    )
 
 
 class Writing:
@@ -157,8 +157,14 @@ class Writing:
         self, attempt_id: int, kind: str, tile: int, first: int, last: int
     ) -> list[RowMapping]:
         """As `Store.chunks`, with what this transaction has written."""
-        query = chunks_query(attempt_id, kind, tile, first, last)
-        return list(self._connection.execute(query).mappings())
+        values = {
+            "attempt_id": attempt_id,
+            "kind": kind,
+            "tile": tile,
+            "first": first,
+            "last": last,
+        }
+        return list(self._connection.execute(CHUNKS, values).mappings())
 
     def first_steps(self, attempt_id: int, kind: str) -> tuple[int, int] | None:
         """Where the first and the last of the attempt's chunks of this kind begin."""
