@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainvitals_monitor.chunks import unpack
+from trainvitals_monitor.chunks import unpack_record
 from trainvitals_monitor.store import Store
 from trainvitals_monitor.tiers import FACTOR, HIGH, LOW, TIERS, Thinned, joined, kind_of, span
 
@@ -84,9 +84,8 @@ def _chunks(store: Store, place: Place, first: int, last: int, every: int) -> li
 
 
 def _entries(place: Place, first_step: int, layout: str, blob: bytes) -> Thinned:
-    steps, values = unpack(first_step, layout, blob, place.record, place.stat)
-    if place.stat + LOW not in layout:
-        return Thinned(steps, values, values, values)
-    _, low = unpack(first_step, layout, blob, place.record, place.stat + LOW)
-    _, high = unpack(first_step, layout, blob, place.record, place.stat + HIGH)
-    return Thinned(steps, values, low, high)
+    names = (place.stat, place.stat + LOW, place.stat + HIGH)
+    whole, low, high = unpack_record(first_step, layout, blob, place.record, names)
+    if not len(low[0]):  # of single steps
+        low = high = whole
+    return Thinned(*whole, low[1], high[1])
