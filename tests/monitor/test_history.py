@@ -5,6 +5,7 @@ The history: what a view shows of frames, how ranks' parts make one row, and wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from trainvitals.roles import Role
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
-from trainvitals_monitor.history import View
+from trainvitals_monitor.history import TensorTable, View
+from trainvitals_monitor.history.held import Held
 from trainvitals_monitor.history.series import WINDOW_BYTES, Window
 
 Ask = Callable[[View], Any]
@@ -581,3 +583,35 @@ def test_cached_values_live_until_the_table_changes() -> None:
     stream.step(values={"*": 1.0}, steps=2)
     looks(stream, lambda view: view.cached("key", lambda: made.append(view.num_tensors)))
     assert made == [1, 2]
+
+
+def test_ranks_share_what_they_say_alike() -> None:
+    """A rank's row that says the same as the table is the table's; another one shares its texts, and says its own."""
+    table = TensorTable()
+    rows = [
+        tensor("layers.0.weight", shape=[4, 8], layout="box", offsets=[rank, 0], sizes=[1, 8])
+        for rank in range(2)
+    ]
+    index = table.put(rows[0])
+    again = tensor("layers.0.weight", shape=[4, 8], layout="box", offsets=[0, 0], sizes=[1, 8])
+    assert table.shared(index, again) is rows[0]
+    other = table.shared(index, rows[1])
+    assert other == rows[1]
+    assert other.sizes is rows[0].sizes
+    assert other.offsets == [1, 0]
+
+
+def test_of_ranks_that_hold_the_same_the_lowest_is_asked() -> None:
+    """Whatever the order in which they speak; a rank that holds something else is asked for that."""
+    held = Held()
+    seen = OptimizersSeen(step=1, optimizers=["SGD"], group_optimizer=[0], group_tensors=[[0, 1]])
+    other = replace(seen, group_tensors=[[1, 2]])
+    for rank, told, rate in ((3, other, 0.3), (2, seen, 0.2), (1, seen, 0.1)):
+        held.saw(rank, told)
+        held.rates(rank, np.array([0]), np.array([rate]), np.array([0.0]), 1)
+    assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
+    assert held.mask(4).tolist() == [True, True, True, False]
+    held.saw(0, seen)  # and has not said its rates yet
+    assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
+    held.rates(0, np.array([0]), np.array([0.05]), np.array([0.0]), 2)
+    assert held.lr(4).tolist()[:3] == [0.05, 0.05, 0.3]

@@ -4,6 +4,7 @@ What is in memory again after a restart, what the store forgets, and how the mon
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.monitor.raw_frames import frame
 from tests.monitor.runs import faulty, healthy
 from tests.monitor.serving import serving
+from trainvitals_monitor import forgetting
 from trainvitals_monitor.config import Config, Limits
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.packed import unpack_frame
@@ -82,6 +84,26 @@ def test_old_frames_are_forgotten_and_what_they_said_is_not(tmp_path: Path) -> N
         stream.flush()
         assert http.push(stream.frames[-1]).json()["duplicate"] is False
         assert http.get_json("/api/v1/runs/run")["step"] == 564
+
+
+def test_frames_are_forgotten_in_small_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand ranks leave very many behind at once: each transaction takes some, and in the end all are gone."""
+    monkeypatch.setattr(forgetting, "AT_ONCE", 8)
+    stream = healthy(450)
+    with serving(Config(store=str(tmp_path))) as http:
+        counts: list[int] = []
+        for blob in stream.frames:
+            http.push(blob)
+            counts.append(len(_frames(http.monitor)) if len(counts) > 380 else 0)
+        fell = [before - after for before, after in pairwise(counts[381:])]
+        assert max(fell) == 8 - 1
+        assert min(fell) == -1
+        assert counts[-1] <= 450 - 125
+    with serving(Config(store=str(tmp_path))) as http:
+        assert len(http.get_json("/api/v1/runs/run/series", tensor="w")["steps"]) == 450
+        assert http.push(stream.frames[100]).json()["duplicate"] is True
 
 
 def _frames(monitor: Monitor) -> list[Any]:

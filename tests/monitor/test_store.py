@@ -110,6 +110,23 @@ def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         Store(str(tmp_path))
 
 
+def test_a_store_from_before_an_index_gets_it(tmp_path: Path) -> None:
+    """Without it, old frames are looked for among all."""
+    store = Store(str(tmp_path))
+    path = store.path
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("drop index frames_by_step")
+    store = Store(str(tmp_path))
+    store.close()
+    with sqlite3.connect(path) as connection:
+        plan = connection.execute(
+            "explain query plan select id from frames where attempt_id = 1 and whole = 1 "
+            "and last_step <= 9 order by last_step limit 3"
+        ).fetchall()
+    assert "frames_by_step" in str(plan)
+
+
 def test_two_monitors_cannot_share_a_store(tmp_path: Path) -> None:
     """The second is told so at once, and the first is not disturbed; when it has gone the store is free."""
     store = Store(str(tmp_path))
@@ -281,6 +298,19 @@ def test_what_does_not_change_takes_one_number() -> None:
     chunk = pack(np.arange(128), {"exact": (values, np.ones((128, 5), np.bool_))})
     assert chunk is not None
     assert [len(blob or b"") for blob in chunk.blobs] == [8 * 5]
+
+
+def test_what_is_looked_at_rarely_takes_little() -> None:
+    """Beside a statistic of every step, one of every sixteenth takes what its values take, not as much again."""
+    steps, rng = np.arange(128), np.random.default_rng(0)
+    often = (1 + rng.random((128, TILE)), np.ones((128, TILE), np.bool_))
+    rarely = (rng.random((128, TILE)), np.tile((steps % 16 == 0)[:, None], TILE))
+    alone, both = pack(steps, {"norm": often}), pack(steps, {"norm": often, "low": rarely})
+    assert alone is not None
+    assert both is not None
+    sizes = [sum(len(blob or b"") for blob in chunk.blobs) for chunk in (alone, both)]
+    assert sizes[0] < 4 * 128 * TILE
+    assert sizes[1] - sizes[0] < 8 * 8 * TILE
 
 
 def test_a_chunk_without_the_statistic_has_nothing_of_it() -> None:

@@ -1,7 +1,7 @@
 """
 A small real training, for what has to be measured on real numbers: a GPT that learns the project's own pages by heart.
 
-    python -m benchmarks.training FOLDER --steps 2048 --budget none
+    python -m benchmarks.pages_gpt FOLDER --steps 2048 --budget none
 
 Frames go to FOLDER. Six layers of width 64 on characters, AdamW with warm-up, one thread: about 10 ms a step.
 """
