@@ -1,7 +1,7 @@
 """
 What a monitor takes: disk for a real training, memory for a run of 10,000 tensors, CPU of /metrics at its cap.
 
-Disk: a small GPT is trained under the agent (benchmarks.pages_gpt.py), once looking at everything in every step and once
+Disk: a small GPT is trained under the agent (benchmarks/pages_gpt.py), once looking at everything in every step and once
 within the default budget; its frames go through a monitor into a store. A value is one statistic of one tensor at one
 step at which it was looked at. Floats are those that the store keeps neither as counts nor as one number.
 
