@@ -63,7 +63,7 @@ def train(folder: str, steps: int, budget: float | None) -> None:
             logits = model(rows[:, :-1])
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             agent.log(loss=loss.detach())
