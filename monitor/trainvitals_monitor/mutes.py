@@ -46,14 +46,14 @@ class Mute:
             is_it = (self.run, self.finding) == (finding.run, finding.id)
             return is_it and finding.severity.rank >= self.severity_rank
         return (
-            fnmatchcase(finding.run, self.run)
+            self.is_pattern_of(finding.run)
             and fnmatchcase(finding.detector, self.detector)
             and all(fnmatchcase(name, self.tensor) for name in finding.subjects or [""])
         )
 
     def is_pattern_of(self, run: str) -> bool:
         """Whether it is about this run, and no single finding."""
-        return not self.finding and fnmatchcase(run, self.run)
+        return not self.finding and (run == self.run or fnmatchcase(run, self.run))
 
     def covers_run(self, run: str) -> bool:
         """Whether it is about everything of this run."""

@@ -175,6 +175,21 @@ def _sooner(file: Path, folder: Path, silence_s: int | None) -> Path:
     return copy
 
 
+@contextmanager
+def slack(folder: Path) -> Iterator[tuple[str, Webhook]]:
+    """Alertmanager with the committed configuration for Slack, its address, and what stands in Slack's place."""
+    file = CONFIGURATION / "alertmanager" / "alertmanager.slack.yml"
+    config: dict[str, Any] = yaml.safe_load(file.read_text())
+    _at_once(config["route"])
+    with Webhook().listening() as webhook:
+        for receiver in config["receivers"]:
+            for one in receiver.get("slack_configs", ()):
+                del one["api_url_file"]
+                one["api_url"] = f"http://{webhook.address}/slack"
+        with running_alertmanager(config, folder) as address:
+            yield address, webhook
+
+
 def _for_alertmanager(webhook: str) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load(
         (CONFIGURATION / "alertmanager" / "alertmanager.yml").read_text()

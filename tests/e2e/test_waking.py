@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.alerting import Woken, wait_until, woken
+from tests.e2e.alerting import Woken, slack, wait_until, woken
 from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.config import Config
@@ -146,6 +146,30 @@ def test_a_vanished_run_wakes_once_and_the_dead_never(
         assert alert["annotations"]["run_url"] == f"{PUBLIC}/runs/gone"
         assert "any of its ranks for " in alert["annotations"]["description"]
         assert rest.arrived(run="ended") == rest.arrived(run="muted") == []
+
+
+def test_slack_is_told_what_to_do(tmp_path: Path) -> None:
+    """The committed message: what is wrong, which tensors, what to do, and both links."""
+    said = {
+        "summary": "A buffer was replaced (run moe)",
+        "description": "Holders of the old one are stale.",
+        "action": "Update in place.",
+        "tensors": "moe.expert_bias ",
+        "last_clean_save": "step 7",
+        "finding_url": f"{PUBLIC}/runs/moe#one",
+        "runbook_url": f"{DOCS}detectors.md#slot-replaced",
+    }
+    labels = {"alertname": "TrainvitalsSlotReplaced", "severity": "critical", "run": "moe"}
+    with slack(tmp_path) as (alertmanager, webhook):
+        alert = {"labels": labels, "annotations": said}
+        assert httpx.post(f"http://{alertmanager}/api/v2/alerts", json=[alert]).status_code == 200
+        wait_until(lambda: webhook.got, lambda: "nothing arrived")
+    (message,) = webhook.got
+    assert message["channel"] == "#training-pages"
+    (shown,) = message["attachments"]
+    assert shown["title"] == "TrainvitalsSlotReplaced moe"
+    assert [one for one in said.values() if one.strip() not in shown["text"]] == []
+    assert "What to do: Update in place." in shown["text"]
 
 
 @pytest.mark.parametrize(

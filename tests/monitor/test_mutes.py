@@ -146,10 +146,12 @@ def test_the_page_mutes_more_than_a_finding(tmp_path: Path, what: str, whole: in
     """All of a detector in the run, or the run as a whole."""
     with serving(Config(store=str(tmp_path))) as http:
         http.push_all(faulty().frames)
+        assert "Mute this run" in http.get("/runs/run").text
         done = _send(http, what=what, detector=_finding(http)["detector"], hours="")
         assert done.status_code == 303
         assert _active(http) == 0
         assert http.metric("trainvitals_run_muted", run="run") == whole
+        assert ("Mute this run" not in http.get("/runs/run").text) == whole
 
 
 def test_a_runs_name_is_no_pattern_on_its_page(tmp_path: Path) -> None:
@@ -163,6 +165,14 @@ def test_a_runs_name_is_no_pattern_on_its_page(tmp_path: Path) -> None:
         assert http.post("/mutes", data=fields).status_code == 303
         assert http.metric("trainvitals_run_muted", run="sweep [1]*") == 1
         assert http.metric("trainvitals_run_muted", run="sweep 1x") == 0
+
+
+def test_a_runs_own_name_mutes_it(tmp_path: Path) -> None:
+    """Also one that as a pattern would not match itself."""
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(faulty("sweep [1]").frames)
+        _mute(http, run="sweep [1]")
+        assert http.metric("trainvitals_run_muted", run="sweep [1]") == 1
 
 
 def test_forms_of_other_sites_are_refused(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def page_of_run(request: Request, run: RunName) -> HTMLResponse:
         shown=shown,
         muted=muted,
         patterns=patterns,
+        silenced=monitor.mutes.silences(run),
         may_mute=monitor.config.may_mute,
         word=WORD,
     )
