@@ -81,7 +81,7 @@ class Rounds:
         """Nothing more comes about the steps done so far."""
         if self._steps:  # of rests
             for probe in self._counting:
-                self._guard.call(probe.name, probe.after_rests, self._slots, self._record)
+                self._guard.call(probe.name, probe.after_rests, self._record)
         self._tell_steps()
         self._progress.complete()
 

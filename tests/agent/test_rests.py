@@ -4,6 +4,7 @@ Rounds in which nobody looks: what is counted goes on, and no step is left untol
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,18 @@ def resting(step: int) -> bool:
     return step >= 10 and step % 10 > 1
 
 
-@pytest.fixture
-def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """What an agent told of a training with rests, all frames joined."""
-
+@pytest.fixture(autouse=True)
+def _rests(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(budget: Budget, step: int, slots: SlotTable) -> Choice | None:
         budget._learn_slots(slots)
         return None if resting(step) else budget._everything(step, slots)
 
     monkeypatch.setattr(Budget, "choose", choose)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """What an agent told of a training with rests, all frames joined."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     player = torch.optim.Adam(model[0].parameters(), lr=1e-2)
@@ -53,8 +57,13 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
             player.zero_grad()
             other.zero_grad()
             agent.log(step=step, loss=1.0)
+    return told(tmp_path)
+
+
+def told(folder: Path) -> dict[str, dict[str, Any]]:
+    """The tables of all frames in the folder, joined."""
     joined: dict[str, dict[str, list[Any]]] = {}
-    for path in sorted(tmp_path.rglob("*.safetensors")):
+    for path in sorted(folder.rglob("*.safetensors")):
         for name, columns in decode(path.read_bytes())[1].items():
             for column, values in columns.items():
                 joined.setdefault(name, {}).setdefault(column, []).append(values)
@@ -98,6 +107,23 @@ def test_schedules_are_known_through_rests(tables: dict[str, dict[str, Any]]) ->
     mine = groups["group"] == 0
     assert groups["step"][mine].tolist() == list(range(1, STEPS + 1))
     assert np.allclose(groups["lr"][mine], 1e-2 * 0.9 ** np.arange(mine.sum()))
+
+
+def test_a_schedule_is_known_to_its_end(tmp_path: Path) -> None:
+    """The trainer has let go of its optimizer when the agent is closed within rests: its last rates are told all the same."""
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    agent = trainvitals.attach(model, optimizer, run="rests", monitor=str(tmp_path), quiet=True)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 1.0 / (step + 1)
+        model(torch.randn(4, 2)).sum().backward()
+        optimizer.step()
+    del optimizer
+    gc.collect()
+    agent.close()
+    groups = told(tmp_path)["groups"]
+    assert groups["step"].tolist() == list(range(1, STEPS + 1))
+    assert groups["lr"].tolist() == [1.0 / step for step in range(1, STEPS + 1)]
 
 
 def test_a_debt_is_rested_off() -> None:

@@ -18,7 +18,6 @@ from trainvitals.holding import Holding
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.record import Record
 from trainvitals.scalar import number_of
-from trainvitals.slots import SlotTable
 
 RATE_STEPS = 64
 """A learning rate that does not change is repeated this often."""
@@ -47,9 +46,8 @@ class Optimizers(Probe):
             WeakKeyDictionary()
         )
         self._told: dict[int, tuple[_Rates, int]] = {}
-        self._rested: WeakKeyDictionary[Optimizer, list[tuple[int, list[_Rates | None]]]] = (
-            WeakKeyDictionary()
-        )
+        self._first_group: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._rested: list[_Row] = []
 
     def before_step(self, look: Look) -> None:
         """Rates are read before a scheduler moves them, gradients of foreign parameters before they are freed."""
@@ -65,21 +63,16 @@ class Optimizers(Probe):
                 self._foreign[optimizer] = (holding, flags)
 
     def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:
-        """Rates that changed: what a schedule does is known in full."""
+        """Rates that changed, as rows: what a schedule does is known in full, even if the optimizer is gone by then."""
         for optimizer in optimizers:
             rates = [_rates(group) for group in optimizer.param_groups]
-            if rates != self._rates.get(optimizer):
+            if rates != self._rates.get(optimizer) and optimizer in self._first_group:
                 self._rates[optimizer] = rates
-                self._rested.setdefault(optimizer, []).append((step, rates))
+                self._rested += self._news(self._first_group[optimizer], rates, step)
 
-    def after_rests(self, slots: SlotTable, record: Record) -> None:
-        """Rows for what changed in them."""
-        rows: list[_Row] = []
-        group = 0
-        for optimizer in slots.optimizers():
-            for step, rates in self._rested.pop(optimizer, []):
-                rows += self._news(group, rates, step)
-            group += len(optimizer.param_groups)
+    def after_rests(self, record: Record) -> None:
+        """The rows for what changed in them."""
+        rows, self._rested = self._rested, []
         _tell(record, rows)
 
     def after_step(self, look: Look) -> None:
@@ -131,6 +124,7 @@ class Optimizers(Probe):
         for optimizer in optimizers:
             rates = self._rates.get(optimizer, [None] * len(optimizer.param_groups))
             rows += self._news(group, rates, look.step)
+            self._first_group[optimizer] = group
             group += len(rates)
         _tell(look.record, rows)
 

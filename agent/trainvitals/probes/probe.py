@@ -155,7 +155,7 @@ class Probe(ABC):
         Short steps rest for the sake of their time: a microsecond, no more.
         """
 
-    def after_rests(self, slots: SlotTable, record: Record) -> None:  # noqa: B027
+    def after_rests(self, record: Record) -> None:  # noqa: B027
         """Called when such rounds are over, before anything newer is told: what `rest` has kept."""
 
     def limits(self) -> list[str]:
