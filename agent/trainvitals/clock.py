@@ -254,8 +254,10 @@ def _has_rate(optimizer: Optimizer) -> bool:
 @torch.no_grad()
 def _has_nonzero(gradient: torch.Tensor) -> bool:
     local = getattr(gradient, "_local_tensor", gradient)
-    values = local.coalesce().values() if local.is_sparse else local
-    return bool((values != 0).any())
+    if local.layout is torch.sparse_coo:
+        local = local.coalesce().values()
+    # Of what lies in yet another way (CSR) the elements can't be compared: it is taken for a gradient.
+    return local.layout is not torch.strided or bool((local != 0).any())
 
 
 def _distinct(optimizers: Iterable[Optimizer]) -> list[Optimizer]:

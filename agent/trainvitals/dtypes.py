@@ -89,18 +89,27 @@ def reading(part: torch.Tensor) -> Reading | None:
     """
     How the part's elements can be read where they lie, or None: no data.
 
-    None for: sparse, quantised, meta, subclasses that keep their data elsewhere, dtypes outside of the table, and
-    memory that is gone (FSDP frees gathered parameters by resizing their storage to 0; reading that is a segfault).
+    None for: sparse, nested, quantised, meta, subclasses that keep their data elsewhere, dtypes outside of the table, and
+    memory that is gone (FSDP frees gathered parameters by resizing their storage to 0; reading that is a segfault), all
+    of it or a part.
     Cost: 0.6 us.
     """
     if (
         type(part) not in _PLAIN
         or part.layout is not torch.strided
         or part.is_meta
-        or (part.untyped_storage().nbytes() == 0 and part.numel() > 0)
+        or part.is_nested
+        or (part.untyped_storage().nbytes() < part.nbytes and not _is_within_storage(part))
     ):
         return None
     return READINGS.get(part.dtype)
+
+
+def _is_within_storage(part: torch.Tensor) -> bool:
+    """Whether its memory is all there, although it is less than its elements take: expanded ones repeat theirs."""
+    reach = sum((size - 1) * step for size, step in zip(part.shape, part.stride(), strict=True))
+    needed = (part.storage_offset() + reach + 1) * part.element_size() if part.numel() else 0
+    return needed <= part.untyped_storage().nbytes()
 
 
 def as_real(flat: torch.Tensor) -> torch.Tensor:

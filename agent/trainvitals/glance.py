@@ -85,10 +85,12 @@ class _Block:
         self._pointers = [0 if slot.state is None else slot.state.storage for slot in slots]
         self._kinds = [_kind(slot) for slot in slots]
         self._guards: Any = None
-        keys: dict[Callable[[], Any], set[str]] = {}
+        # By id: a reference to a module that is gone can't be hashed.
+        homes: dict[int, tuple[Callable[[], Any], set[str]]] = {}
         for slot in slots:
-            keys.setdefault(slot.place.home, set()).add(slot.place.key)
-        self._homes = list(keys.items())
+            home = slot.place.home
+            homes.setdefault(id(home), (home, set()))[1].add(slot.place.key)
+        self._homes = list(homes.values())
 
     def renew(self, slot: Slot) -> None:
         row, kind = self._rows[slot.index], _kind(slot)

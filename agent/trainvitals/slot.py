@@ -165,7 +165,12 @@ def state_of(tensor: torch.Tensor) -> State:
 
 def is_shapeless(tensor: torch.Tensor) -> bool:
     """Whether it can't be asked for its shape: a lazy module's, or a nested tensor. There is no data about it."""
-    return is_lazy(tensor) or (tensor.is_nested and tensor.layout is torch.strided)
+    return is_lazy(tensor) or tensor.is_nested
+
+
+def shape_of(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Its shape; empty where it can't be asked for it."""
+    return () if is_shapeless(tensor) else tuple(tensor.shape)
 
 
 def words(state: State | None) -> str:

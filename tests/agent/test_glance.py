@@ -148,3 +148,14 @@ def test_nothing_is_kept_alive(table: SlotTable) -> None:
     layer.weight = nn.Parameter(torch.ones(3, 3))
     assert gone() is None
     assert "object" in changes(table)["layers.9.weight"]
+
+
+def test_a_module_that_is_gone() -> None:
+    """Its slots are looked at as before, and so are all others, when the columns are made after its death too."""
+    layers = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    table = SlotTable([nn.Sequential(*layers)])
+    del layers[0]
+    for _ in range(2):
+        assert changes(table) == {}
+    freeze(layers[0])
+    assert changes(table) == {"1.weight": ["trainable"]}

@@ -18,6 +18,7 @@ from trainvitals.dtypes import reading
 from trainvitals.fqn import canonical_fqn
 from trainvitals.layout import local_part
 from trainvitals.places import find_places
+from trainvitals.slot import is_shapeless, shape_of
 from trainvitals.slots import SlotTable
 
 MAX_DEPTH = 8
@@ -170,6 +171,8 @@ _NOWHERE: Storage = ("", 0, ())
 
 def storage_of(tensor: torch.Tensor) -> Storage | None:
     """Where a rank's part lies, and its shape; None where that can't be said."""
+    if is_shapeless(tensor):
+        return None
     part = local_part(tensor)
     if reading(part) is None or not part.numel():
         return None
@@ -235,7 +238,7 @@ class LiveIndex:
 
     def _fits(self, tensor: torch.Tensor, index: int) -> bool:
         layout = self._slots.layout(index)
-        return tuple(tensor.shape) in (layout.shape, layout.sizes)
+        return shape_of(tensor) in (layout.shape, layout.sizes)
 
     def _choose(self, named: list[int], stored: list[int], counts: list[int]) -> int:
         both = [index for index in named if index in stored]

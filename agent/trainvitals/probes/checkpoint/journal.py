@@ -150,8 +150,10 @@ def _read_alone(entries: Sequence[Entry]) -> tuple[Manifest, list[bool]]:
     manifest = describe(entries, [-1] * len(entries))
     parts, plans = [], []
     for position, entry in enumerate(entries):
+        if storage_of(entry.tensor) is None:
+            continue
         plan = plan_cores(canonical(entry.path[-1]), layout_of(entry.tensor), _device(entry.tensor))
-        if storage_of(entry.tensor) is not None and plan.count:
+        if plan.count:
             manifest.measured.append(position)
             parts.append(local_part(entry.tensor))
             plans.append(plan)

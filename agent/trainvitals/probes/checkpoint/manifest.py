@@ -23,6 +23,7 @@ from trainvitals.probes.checkpoint.reading import (
     pair_up,
 )
 from trainvitals.probes.checkpoint.remembered import Remembered
+from trainvitals.slot import shape_of
 from trainvitals.slots import SlotTable
 
 
@@ -63,7 +64,7 @@ def describe(entries: Sequence[Entry], indices: Sequence[int]) -> Manifest:
     return Manifest(
         keys=[entry.key for entry in entries],
         dtypes=[str(entry.tensor.dtype).removeprefix("torch.") for entry in entries],
-        shapes=[list(entry.tensor.shape) for entry in entries],
+        shapes=[list(shape_of(entry.tensor)) for entry in entries],
         indices=list(indices),
     )
 
