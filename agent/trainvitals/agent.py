@@ -27,7 +27,7 @@ from trainvitals.attached import ATTACHED, Attachment
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
 from trainvitals.attempts import Attempts
 from trainvitals.budget import Budget
-from trainvitals.clock import Clock
+from trainvitals.clock import Clock, steppers
 from trainvitals.contract import Contract
 from trainvitals.frame import Header
 from trainvitals.guard import Guard
@@ -334,7 +334,9 @@ class Agent:
             models=self._models,
             num_tensors=len(self._slots),
             num_watched=watched,
-            optimizers=[type(optimizer).__name__ for optimizer in optimizers],
+            optimizers=[
+                type(each).__name__ for optimizer in optimizers for each in steppers(optimizer)
+            ],
             num_ranks=self.world.world_size,
             target=self.settings.monitor,
             to_folder=self.settings.to_folder,

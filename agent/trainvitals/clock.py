@@ -222,6 +222,12 @@ def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
     return _distinct(leaf for each in inner for leaf in plain_optimizers(each))
 
 
+def steppers(optimizer: Optimizer) -> list[Optimizer]:
+    """Whose steps torch's hooks speak of: the optimizer's own, else those inside it (accelerate's wrapper)."""
+    is_hooked = getattr(type(optimizer).step, "hooked", False)
+    return [optimizer] if is_hooked else plain_optimizers(optimizer)
+
+
 def _parameter_ids(optimizer: Optimizer) -> set[int]:
     groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
     return {id(parameter) for group in groups for parameter in group["params"]}

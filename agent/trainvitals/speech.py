@@ -21,8 +21,14 @@ class _Stderr(logging.Handler):
     """Speaks only where nobody else would: as long as the root logger has no handler."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not logging.getLogger().handlers:
-            sys.stderr.write(f"trainvitals: {self.format(record)}\n")
+        if logging.getLogger().handlers:
+            return
+        line = f"trainvitals: {self.format(record)}"
+        bars: Any = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+        if getattr(bars, "_instances", None):
+            bars.write(line, file=sys.stderr)  # not at the end of somebody's progress bar
+        else:
+            sys.stderr.write(line + "\n")
 
 
 if not LOGGER.handlers:
@@ -51,12 +57,16 @@ def attach_line(
     """What was found, and where facts go."""
     names = _counted(models)
     steps = _counted(optimizers) if optimizers else "the optimizer that steps first"
-    share = "everything at every step" if budget is None else f"{budget:.1%} of step time"
+    share = (
+        "looking at everything at every step"
+        if budget is None
+        else f"taking up to {budget:.1%} of step time"
+    )
     where = f"frames to the folder {target}" if to_folder else f"monitor {target}"
     ranks = f", {num_ranks} ranks" if num_ranks > 1 else ""
     return (
         f"run {run}: {names}, {num_tensors} tensors ({num_watched} watched), {steps}{ranks}; "
-        f"looking at {share}; {where}"
+        f"{share}; {where}"
     )
 
 
@@ -70,7 +80,7 @@ def summary_line(run: str, coverage: Mapping[str, Any], folder: str = "") -> str
     """At the end: what was covered, what was never exercised, and how frames in a folder are judged."""
     never = coverage["never_seen"]
     rest = f"; never seen: {', '.join(never)}" if never else ""
-    judge = f"; what was found: trainvitals replay {shlex.quote(folder)}" if folder else ""
+    judge = f"; to see what was found: trainvitals replay {shlex.quote(folder)}" if folder else ""
     return (
         f"run {run}: {coverage['steps']} steps, {coverage['tensors_seen']} of {coverage['tensors']} tensors looked at"
         f" ({coverage['tensors_exact']} read whole), {coverage['saves']} saves and {coverage['loads']} loads seen"

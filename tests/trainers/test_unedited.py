@@ -5,12 +5,15 @@ found, and a sound run is left in peace.
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.trainers.running import PROGRAMS, Ran, needs, run_program
+from trainvitals.speech import _Stderr
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 WAYS = ("run", "switch")
@@ -107,3 +110,19 @@ def test_megatron_core_switched_on(mode: str, expected: list[str], tmp_path: Pat
     assert len(attached(ran)) == 1
     assert attached(ran)[0].startswith("DistributedDataParallel, ")
     assert ran.found[:1] == expected
+
+
+def test_a_progress_bar_is_not_written_into(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines of ours stand by themselves where tqdm draws, as in transformers' and Lightning's trainers."""
+    needs("tqdm")
+    from tqdm import tqdm
+
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with tqdm(total=3, file=sys.stderr) as bar:
+        bar.update()
+        _Stderr().emit(logging.makeLogRecord({"msg": "run x"}))
+    assert "\ntrainvitals: run x\n" in capsys.readouterr().err.replace("\r", "\n")
+    _Stderr().emit(logging.makeLogRecord({"msg": "run y"}))
+    assert capsys.readouterr().err == "trainvitals: run y\n"
