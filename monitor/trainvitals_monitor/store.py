@@ -20,7 +20,7 @@ from sqlalchemy import RowMapping, bindparam, func, select
 from trainvitals_monitor import schema
 from trainvitals_monitor.findings import Finding
 from trainvitals_monitor.store_file import lock_file, open_file, resolve_path
-from trainvitals_monitor.writing import CHUNKS, StoredFrame, Writing
+from trainvitals_monitor.writing import CHUNKS, StoredFrame, Writing, chunks_wanted
 
 _FRAME = select(schema.frames).where(schema.frames.c.id == bindparam("frame"))
 
@@ -116,9 +116,7 @@ class Store:
         self, attempt_id: int, kind: str, tile: int, first: int, last: int
     ) -> list[RowMapping]:
         """The chunks (first_step, last_step, layout, blob) of one tile that overlap the range of steps, in order."""
-        return self.rows(
-            CHUNKS, attempt_id=attempt_id, kind=kind, tile=tile, first=first, last=last
-        )
+        return self.rows(CHUNKS, **chunks_wanted(attempt_id, kind, tile, first, last))
 
     def size_bytes(self) -> int:
         """Bytes on disk, the log included."""

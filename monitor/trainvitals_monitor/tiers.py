@@ -63,6 +63,11 @@ def span(every: int) -> int:
     return every * ENTRIES
 
 
+def span_of(kind: str) -> int:
+    """The same of what the store calls the chunks."""
+    return span(int(kind.partition("/")[2] or 1))
+
+
 def thin(series: Thinned, every: int) -> Thinned:
     """The series in stretches of `every` steps; they begin at multiples of it."""
     if not len(series.steps):

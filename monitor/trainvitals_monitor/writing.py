@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from trainvitals_monitor import schema
 from trainvitals_monitor.chunks import Chunk
 from trainvitals_monitor.findings import Finding
+from trainvitals_monitor.tiers import span_of
 
 # The statement of every frame is compiled once and given to the driver as text: SQLAlchemy's way through takes as long
 # again as SQLite does for the row. The others are made once, because its cache of compiled ones goes by the object.
@@ -38,12 +39,30 @@ CHUNKS = (
         schema.chunks.c.attempt_id == bindparam("attempt_id"),
         schema.chunks.c.kind == bindparam("kind"),
         schema.chunks.c.tile == bindparam("tile"),
-        schema.chunks.c.first_step <= bindparam("last"),
+        schema.chunks.c.first_step.between(bindparam("begin"), bindparam("last")),
         schema.chunks.c.last_step >= bindparam("first"),
     )
     .order_by(schema.chunks.c.first_step)
 )
-"""The chunks of one tile that overlap a range of steps, in order."""
+"""The chunks of one tile that overlap a range of steps, in order; see `chunks_wanted`."""
+
+
+def chunks_wanted(
+    attempt_id: int, kind: str, tile: int, first: int, last: int
+) -> dict[str, int | str]:
+    """
+    What CHUNKS is asked with. Chunks that begin a span before `first` are too short to reach it: without this bound, which
+    the index knows, every chunk of the tile is looked at.
+    """
+    begin = first - span_of(kind)
+    return {
+        "attempt_id": attempt_id,
+        "kind": kind,
+        "tile": tile,
+        "begin": begin,
+        "first": first,
+        "last": last,
+    }
 
 
 @dataclass(frozen=True)
@@ -157,13 +176,7 @@ class Writing:
         self, attempt_id: int, kind: str, tile: int, first: int, last: int
     ) -> list[RowMapping]:
         """As `Store.chunks`, with what this transaction has written."""
-        values = {
-            "attempt_id": attempt_id,
-            "kind": kind,
-            "tile": tile,
-            "first": first,
-            "last": last,
-        }
+        values = chunks_wanted(attempt_id, kind, tile, first, last)
         return list(self._connection.execute(CHUNKS, values).mappings())
 
     def first_steps(self, attempt_id: int, kind: str) -> tuple[int, int] | None:
