@@ -78,8 +78,8 @@ class TensorTable:
         """
         What a rank says of the tensor, with the table's own texts and lists where they are equal.
 
-        A thousand ranks name thousands of tensors each: a row of its own takes 1.4 kB, one that shares takes 0.3, and one
-        that says the same as the table nothing.
+        A thousand ranks name thousands of tensors each: a row of its own takes more than a kilobyte, one that shares less
+        than half of that, and one that says the same as the table nothing.
         """
         own = self._infos[index]
         if info == own:
