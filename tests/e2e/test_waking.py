@@ -148,6 +148,19 @@ def test_a_vanished_run_wakes_once_and_the_dead_never(
         assert rest.arrived(run="ended") == rest.arrived(run="muted") == []
 
 
+def test_a_monitor_that_is_gone_is_all_that_is_told(tmp_path: Path) -> None:
+    """Once, with what to do; beside it at most the watchdog, which shows that the way is open."""
+    with woken("http://127.0.0.1:9", tmp_path) as rest:
+        gone = {"alertname": "TrainvitalsMonitorDown", "job": "trainvitals"}
+        wait_until(lambda: rest.arrived(**gone), lambda: rest.prometheus.ask("alerts"))
+        time.sleep(SETTLED_S)
+        (alert,) = rest.arrived(**gone)
+        assert alert["receiver"] == "page"
+        assert "start it again on the same store" in alert["annotations"]["action"]
+        others = [one["labels"]["alertname"] for one in rest.arrived() if one != alert]
+        assert set(others) <= {"TrainvitalsWatchdog"}
+
+
 def test_slack_is_told_what_to_do(tmp_path: Path) -> None:
     """The committed message: what is wrong, which tensors, what to do, and both links."""
     said = {
