@@ -19,6 +19,7 @@ and the memory that a tensor takes.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -221,6 +222,8 @@ def report(case: Case, turns: int, say: Callable[[str], None]) -> str:
 def main() -> int:
     """Measure, print, and write it down where asked to."""
     given = _arguments()
+    # Whatever ends us, monitors and trainers end with us.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if given.steps < BLOCK:
         print(f"--steps {given.steps}: at least {BLOCK} are needed for one ratio", file=sys.stderr)
         return 2

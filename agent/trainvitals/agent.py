@@ -8,9 +8,7 @@ sender's thread sends. Made by `attach` (attaching.py); everything that the trai
 from __future__ import annotations
 
 import atexit
-import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +19,6 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-import trainvitals
 from trainvitals.answers import Answers, OnFinding
 from trainvitals.attached import ATTACHED, Attachment
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
@@ -29,10 +26,11 @@ from trainvitals.attempts import Attempts
 from trainvitals.budget import Budget
 from trainvitals.clock import Clock, steppers
 from trainvitals.contract import Contract
-from trainvitals.frame import Header
 from trainvitals.guard import Guard
+from trainvitals.letterhead import Letterhead
 from trainvitals.limits import limits_of_models, limits_of_tensors
 from trainvitals.ownership import Ownership
+from trainvitals.plan import Plan
 from trainvitals.probes import PROBES
 from trainvitals.probes.checkpoint import Checkpoints
 from trainvitals.probes.loss import Log
@@ -46,9 +44,6 @@ from trainvitals.settings import Settings
 from trainvitals.slots import SlotTable
 from trainvitals.speech import attach_line, say, summary_line
 from trainvitals.swaps import SWAPS
-
-_CONTRACT_EVERY = 64
-"""Frames of which one carries the contract: the first does, and a later one where that was lost."""
 
 
 class Agent:
@@ -77,11 +72,9 @@ class Agent:
         self._progress = Progress.at(base)
         self._models = [type(model).__name__ for model in models]
         self._limits_at_attach = limits_of_models(models)
-        self._contract = contract
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
         self._answers = Answers(on_finding, self._guard, settings.quiet)
-        self._mesh = mesh
         asked = replicas and partial(self._guard.attempt, "replicas", replicas)
         self._slots = SlotTable(models, world_size=self.world.world_size, replicas=asked)
         self._ownership = Ownership(self._slots, optimizers)
@@ -107,12 +100,19 @@ class Agent:
             guarded=self._guard.call,
             attempted=self._guard.attempt,
         )
+        self._letterhead = Letterhead(
+            self.settings,
+            self.attempt,
+            self.world,
+            mesh,
+            contract,
+            self._progress,
+            self._budget.plan,
+        )
         self._sender = Sender(
-            self.settings, self._record, self._header, self._answers.take, self._on_poll
+            self.settings, self._record, self._letterhead.header, self._answers.take, self._on_poll
         )
         self._guard.meter.own_threads = lambda: self._sender.cpu_seconds
-        self._started_at = time.time()
-        self._process = secrets.token_hex(8)
         self._attachment = Attachment(self._slots, self.close, self._become_a_copy)
         self._closing = threading.RLock()
         self._closed = self._is_leaving = False
@@ -261,11 +261,11 @@ class Agent:
             "limits": self._limits(),
             "switched_off": dict(self._guard.off),
             "failures": dict(self._guard.failures),
-            "plan": self._budget.plan(),
+            "plan": self._budget.plan().as_json(),
         }
 
-    def plan(self) -> Any:
-        """How often each kind of look is taken under the budget."""
+    def plan(self) -> Plan:
+        """How often each kind of tensor is looked at under the budget, in steps and seconds; `print` it."""
         return self._budget.plan()
 
     def touched(self) -> list[str]:
@@ -303,29 +303,6 @@ class Agent:
         remember_step(self.run, self.settings.monitor, self._progress.step)
         # Where nobody trains any more, nobody is there to be raised at.
         self._guard.call("findings", self._answers.tell, not self._is_leaving)
-
-    def _header(self, seq: int) -> Header:
-        """On the sender's thread, which adds what waits in the record."""
-        return Header(
-            agent_version=trainvitals.__version__,
-            run=self.run,
-            attempt=self.attempt,
-            process=self._process,
-            rank=self.world.rank,
-            world_size=self.world.world_size,
-            seq=seq,
-            started_at=self._started_at,
-            sent_at=time.time(),
-            first_step=self._progress.base,
-            base_step=self._progress.base,
-            complete_through=self._progress.complete_through,
-            step_offset=self._progress.offset,
-            phase=self._progress.phase,
-            mesh=self._mesh,
-            contract=self._contract.as_json() if seq % _CONTRACT_EVERY == 1 else {},
-            reference=self.settings.reference,
-            about={"torch": torch.__version__},
-        )
 
     def _attach_line(self, optimizers: Sequence[Optimizer]) -> str:
         watched = sum(role_of(self._slots.fqn(i)) in WATCHED for i in range(len(self._slots)))

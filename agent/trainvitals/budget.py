@@ -1,10 +1,8 @@
 """
 Who may look now, so that the agent's share of step time holds.
 
-Each kind of look has an account. A step pays `share` of its time into them; what a look took is drawn from its own.
-An account in credit looks at the next tensors of its ring, as many as the credit buys at the measured price, but an
-eighth of a lap at least: what that costs beyond the credit is carried as debt, and its kind pauses until it is paid.
-What an account can't hold any more goes back into the next step's income, and so to the kinds that can use it.
+Each kind of look has an account (account.py). A step pays `share` of its time into them; what a look took is drawn from
+its own. What an account can't hold any more goes back into the next step's income, and so to the kinds that can use it.
 Where steps are so short that looking at all costs more than the share, whole rounds rest (rests.py).
 """
 
@@ -13,9 +11,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from trainvitals.account import PLAN_STEPS, Account
 from trainvitals.contract import matches
+from trainvitals.plan import Plan, PlannedLook
 from trainvitals.probes.probe import Choice
 from trainvitals.rests import Rests
 from trainvitals.roles import WATCHED, role_of
@@ -41,83 +40,11 @@ DIGEST_TENSORS = 64
 Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know. Without a limit
 so many tensors are digested at every step, under a budget at every 16th.
 """
-PLAN_STEPS = 256
-"""The plan is told from so many steps."""
-BUNDLES = 8
-"""A look that is not free takes at least this part of a lap, and its kind rests for it afterwards."""
 SPIKE = 4.0
 """A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
 CREDIT_STEPS = 8
 DEBT_STEPS = 1024
 """Bounds of an account, in steps' income: no burst after a pause, no silence for ever after a stall."""
-
-
-@dataclass
-class _Account:
-    """One kind of look: who is due, what it costs, what it may spend. A unit is a thousand elements or a tensor."""
-
-    share: float
-    price: float
-    """Seconds per unit, as measured; at the start a guess, too high rather than too low."""
-    singly: bool = False
-    """One at a time, else in bundles: each look has a cost of its own, however few tensors it is about."""
-    ring: Sequence[int] = ()
-    units: dict[int, float] = field(default_factory=dict)
-    everyone: Sequence[int] = ()
-    all_units: float = 0.0
-    balance: float = 0.0
-    position: int = 0
-    chosen_units: float = 0.0
-    drawn: float = 1.0
-    """The part of the chosen that the account pays; the rest is looked at in any case."""
-    turns: deque[tuple[int, int]] = field(default_factory=deque)
-    """Of the last PLAN_STEPS rounds, which looked, and at how many of the ring."""
-
-    def open(self, ring: Sequence[int], units: dict[int, float]) -> None:
-        """Who takes turns, in which order, at how many units."""
-        self.ring, self.units = ring, units
-        self.everyone, self.all_units = sorted(ring), sum(units.values())
-
-    def take_all(self, now: int) -> Sequence[int]:
-        """Everyone in round `now`, whatever it costs."""
-        self.chosen_units, self.drawn = self.all_units, 1.0
-        self.turns.append((now, len(self.ring)))
-        return self.everyone
-
-    def take(self, now: int, always: Sequence[int]) -> Sequence[int]:
-        """`always`, and the next of the ring as long as there is credit; each at most once."""
-        if self.balance >= self.all_units * self.price:
-            return self.take_all(now)
-        taken = dict.fromkeys(always)
-        always_units = sum(self.units.get(index, 1.0) for index in taken)
-        begun, left = self.position, self.balance
-        self.chosen_units = always_units
-        bundle = 0 if left <= 0 else 1 if self.singly else -(-len(self.ring) // BUNDLES)
-        for turn in range(len(self.ring)):
-            if left <= 0 and turn >= bundle:
-                break
-            index = self.ring[self.position % len(self.ring)]
-            self.position += 1
-            if index not in taken:
-                taken[index] = None
-                self.chosen_units += self.units[index]
-                left -= self.units[index] * self.price
-        self.drawn = 1.0 - always_units / self.chosen_units if self.chosen_units else 0.0
-        self.turns.append((now, self.position - begun))
-        return sorted(taken)
-
-    def period(self, since: int, now: int) -> float | None:
-        """Rounds between two turns of one of the ring, of late but not before round `since`; None if none had one."""
-        first = max(since, now - PLAN_STEPS) + 1
-        while self.turns and self.turns[0][0] < first:
-            self.turns.popleft()
-        had = sum(count for _, count in self.turns)
-        return round(len(self.ring) * (now - first + 1) / had, 1) if had else None
-
-    def learn(self, seconds: float) -> None:
-        """The price moves a fifth of the way, and at most to the double: one preempted look proves nothing."""
-        price = min(seconds / self.chosen_units, 2 * self.price)
-        self.price += 0.2 * (price - self.price)
 
 
 class Budget:
@@ -129,11 +56,11 @@ class Budget:
     def __init__(self, share: float | None, watch: Sequence[str] = ()) -> None:
         self._share = share
         self._watch = tuple(watch)
-        self._accounts: dict[str, _Account] = {
-            "identity": _Account(0.25, price=2e-6),
-            "cores": _Account(0.4, price=50e-6),
-            "gradients": _Account(0.2, price=5e-6),
-            "sweep": _Account(0.15, price=5e-6, singly=True),
+        self._accounts: dict[str, Account] = {
+            "identity": Account(0.25, price=2e-6),
+            "cores": Account(0.4, price=50e-6),
+            "gradients": Account(0.2, price=5e-6),
+            "sweep": Account(0.15, price=5e-6, singly=True),
         }
         self._spent: dict[str, float] = dict.fromkeys(self._accounts, 0.0)
         self._left_over = 0.0
@@ -148,6 +75,7 @@ class Budget:
         self._income = self._usual_income = 0.0
         self._walked = self._counted = 0
         self._free_until = 0
+        self._paces: deque[tuple[float, float]] = deque(maxlen=PLAN_STEPS)
 
     def choose(self, step: int, slots: SlotTable) -> Choice | None:
         """What to look at in the round that makes step `step` + 1, None if it is a rest. Called once a round."""
@@ -174,6 +102,7 @@ class Budget:
         What is spent in any case (hooks, choosing, the optimizer probe, watched tensors) is paid first, or rested off.
         What the rounds of a rest have paid in is there when it is over.
         """
+        self._paces.append((seconds, agent_seconds))
         if self._is_resting:
             self._pay_in(seconds, agent_seconds)
             return
@@ -189,19 +118,37 @@ class Budget:
             self._usual = seconds
             self._at_start += agent_seconds
             self._free_until = self._choices
+            if self._share is not None:  # what is free is no part of the share
+                self._paces.clear()
             return
         self._pay_in(seconds, fixed)
         self._settle(self._income, self._usual_income, drawn)
         self._income = self._usual_income = 0.0
 
-    def plan(self) -> dict[str, float | None]:
-        """Steps between two looks at a tensor that is not watched, by kind of look; None: nobody's turn of late."""
-        if self._share is None:
-            return dict.fromkeys(self._accounts, 1.0)
-        return {
-            kind: account.period(self._free_until, self._choices)
-            for kind, account in self._accounts.items()
-        }
+    def plan(self) -> Plan:
+        """How often each kind of tensor is looked at, as of late. Any thread; 0.1 ms."""
+        since, now, paces = self._free_until, self._choices, list(self._paces)
+        is_free = self._share is None or since == now
+        usual = None if math.isnan(self._usual) else self._usual
+        looks = {"watched": (len(self._watched), self._steps_a_look(since, now))}
+        for kind, account in self._accounts.items():
+            looks[kind] = (len(account.ring), account.period(since, now))
+        planned = [
+            PlannedLook(
+                what, count, steps, None if steps is None or usual is None else steps * usual
+            )
+            for what, (count, every) in looks.items()
+            if count
+            for steps in [1.0 if is_free else every]
+        ]
+        seconds = sum(step for step, _ in paces)
+        spent = sum(ours for _, ours in paces) / seconds if seconds else None
+        return Plan(planned, usual, spent)
+
+    def _steps_a_look(self, since: int, now: int) -> float | None:
+        first = max(since, now - PLAN_STEPS) + 1
+        looks = sum(looked >= first for looked, _ in list(self._accounts["identity"].turns))
+        return round((now - first + 1) / looks, 1) if looks else None
 
     def _is_free(self) -> bool:
         if self._share is None or self._choices <= FULL_LOOKS:

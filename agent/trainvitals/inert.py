@@ -9,6 +9,7 @@ from typing import Any
 
 from trainvitals.agent import Agent
 from trainvitals.attempt import World
+from trainvitals.plan import Plan
 from trainvitals.settings import resolve
 
 
@@ -53,12 +54,12 @@ class InertAgent(Agent):
             "limits": [],
             "switched_off": {"attach": self._error},
             "failures": {},
-            "plan": {},
+            "plan": Plan().as_json(),
         }
 
-    def plan(self) -> Any:
+    def plan(self) -> Plan:
         """No look is taken."""
-        return {}
+        return Plan()
 
     def touched(self) -> list[str]:
         """Nothing."""

@@ -60,7 +60,8 @@ def coverage(history: RunHistory) -> dict[str, Any]:
 
     `seen`: kind of look -> share of tensors, 0 to 1 (of parameters, for gradients, updates and counters); `oldest_look`:
     kind of look -> steps since the longest past last look; `exercised`: how often something happened, in all attempts
-    that are kept; `never`: sentences for people; `compared`: one about the reference, if the run has or wants one.
+    that are kept; `never`: sentences for people; `compared`: one about the reference, if the run has or wants one;
+    `plan`: the first rank's, how often it looks at what.
     """
     attempt = history.current
     if attempt is None:
@@ -72,6 +73,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
             "exercised": {},
             "never": [],
             "compared": "",
+            "plan": "",
         }
     exercised = {
         "steps": sum(_steps(one) for one in history.attempts),
@@ -89,6 +91,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
         "exercised": exercised,
         "never": list(_never(exercised)),
         "compared": _compared(history),
+        "plan": next((rank.plan for _, rank in sorted(attempt.ranks.items())), ""),
     }
 
 

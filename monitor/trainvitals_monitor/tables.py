@@ -224,6 +224,8 @@ def coverage_table(run: Mapping[str, Any]) -> Table:
     table.add_row("run", Text(plain(run["run"])))
     table.add_row("covered", Text(f"{detail.get('tensors', 0)} tensors; {counts or 'nothing'}"))
     table.add_row("looked at", Text(looks or "nothing"))
+    if detail.get("plan"):
+        table.add_row("plan", Text(plain(detail["plan"])))
     table.add_row("not covered", Text("; ".join(detail.get("never", ())) or "-"))
     if detail.get("compared"):
         table.add_row("compared", Text(plain(detail["compared"])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -136,7 +137,7 @@ def test_everything_is_looked_at_every_step_without_a_limit(slots: SlotTable) ->
         4,
         8,
     ]
-    assert Budget(None).plan() == dict.fromkeys(("identity", "cores", "gradients", "sweep"), 1.0)
+    assert str(trainer.budget.plan()).startswith("everything every step; ")
 
 
 def test_watched_tensors_are_looked_at_whenever_anything_is(slots: SlotTable) -> None:
@@ -163,7 +164,7 @@ def test_every_tensor_has_its_turn(slots: SlotTable) -> None:
     assert set(trainer.ages("cores", 200)) == set(range(len(slots)))
     assert set(trainer.ages("sweep", 600)) == large
     for kind in ("identity", "cores", "sweep"):
-        period = trainer.budget.plan()[kind]
+        period = trainer.budget.plan().every_steps()[kind]
         assert period is not None
         oldest = max(trainer.ages(kind, 600).values())
         assert 1 < period < 600
@@ -266,11 +267,40 @@ def test_the_start_is_looked_at_in_full() -> None:
     assert sum(large.agent_seconds[: first - 1]) < START_SECONDS
 
 
-def test_the_plan_says_none_for_what_has_no_turn() -> None:
+def test_the_plan_leaves_out_what_there_is_none_of() -> None:
     """A model without large tensors is never swept."""
     trainer = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 1.0)
     trainer.run(300)
-    assert trainer.budget.plan() == {"identity": 1.0, "cores": 1.0, "gradients": 1.0, "sweep": None}
+    plan = trainer.budget.plan()
+    assert plan.every_steps() == {"identity": 1.0, "cores": 1.0, "gradients": 1.0}
+
+
+def test_the_plan_says_that_nothing_had_its_turn() -> None:
+    """Steps so short that looks come once in more steps than it is told from."""
+    trainer = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 1e-6, fixed=1.0)
+    trainer.run(START_STEPS + 2)
+    while not all(trainer.rests[-256:]):
+        trainer.run(1)
+    assert str(trainer.budget.plan()).startswith("nothing had its turn of late; ")
+
+
+def test_the_plan_reads_well(slots: SlotTable) -> None:
+    """For the attached model: each kind of tensor, in steps and seconds, and what all of it took."""
+    trainer = Trainer(slots, Budget(0.005), 0.02)
+    trainer.run(600)
+    plan = trainer.budget.plan()
+    assert plan.step_seconds == pytest.approx(0.02, rel=0.1)
+    assert plan.spent_share == pytest.approx(trainer.share(256), abs=1e-4)
+    for look in plan.looks:
+        assert look.every_steps
+        assert look.every_seconds == pytest.approx(look.every_steps * 0.02, rel=0.1)
+    words = str(plan)
+    numbers = r"every (step|\d+ steps \([\d.]+ (s|min)\))"
+    assert re.match(
+        rf"2 watched {numbers}; the slots of all 123 {numbers}; the cores of 123 {numbers}; "
+        rf"the gradients of 121 {numbers}; a full sweep of the 10 large ones {numbers}; 0\.\d\d% of step time taken$",
+        words,
+    ), words
 
 
 class Uniform:

@@ -133,11 +133,11 @@ def test_an_object_and_the_environments_file_add_up(
     with trainvitals.attach(
         model, optimizer, monitor=str(tmp_path / "frames"), contract=mine, quiet=True
     ) as agent:
-        header = agent._header(1)
+        header = agent._letterhead.header(1)
         assert header.contract["frozen"] == ["mine.*"]
         assert header.contract["total_steps"] == 100
         assert header.contract["lock"]["tensors"]["step"]["dtype"] == "int64"
-        assert agent._header(2).contract == {}
+        assert agent._letterhead.header(2).contract == {}
 
 
 def test_layers_that_agree_are_one_line() -> None:

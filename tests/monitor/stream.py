@@ -110,8 +110,10 @@ class Stream:
         step_offset: int | None = None,
         by_rank: Mapping[int, Sequence[str | TensorInfo]] | None = None,
         named_reference: str = "",
+        plan: str = "",
     ) -> None:
         self.run = run
+        self.plan = plan
         self.named_reference = named_reference
         self.world_size = world_size
         self.contract = contract or Contract()
@@ -474,6 +476,7 @@ class Stream:
             events=state.events,
             contract=self.contract.as_json(),
             reference=self.named_reference,
+            about={"plan": self.plan} if self.plan else {},
         )
         tables = {
             name: {

@@ -417,7 +417,7 @@ def test_pieces_stay_as_they_are_while_they_are_held() -> None:
 
 def test_what_is_known_of_a_run() -> None:
     """summary, coverage, series and worst tell what the frames said."""
-    stream = Stream(["a", "b", "c"], step_offset=1000)
+    stream = Stream(["a", "b", "c"], step_offset=1000, plan="the cores of 3 every 2 steps")
     stream.optimizers([["a", "b"]])
     stream.step(values={"a": 1.0, "b": 2.0}, loss=3.5, lr=0.1)
     stream.step(values={"a": 4.0}, loss=2.5)
@@ -433,6 +433,7 @@ def test_what_is_known_of_a_run() -> None:
     assert coverage["seen"]["values"] == pytest.approx(2 / 3, abs=1e-3)
     assert coverage["exercised"]["losses"] == 2
     assert "no checkpoint was saved" in coverage["never"]
+    assert coverage["plan"] == "the cores of 3 every 2 steps"
     steps, values = engine.series("a", "norm")
     assert (steps.tolist(), values.tolist()) == ([1, 2], [1.0, 4.0])
     assert engine.worst("norm", 2) == [("a", 4.0, 2), ("b", 2.0, 1)]
