@@ -23,10 +23,10 @@ from trainvitals.slots import SlotTable
 FULL_LOOKS = 2
 """The first steps look at everything and cost what it costs: compilation and warm-up hide it, baselines need it."""
 START_STEPS = 50
-START_SECONDS = 0.25
+START_SECONDS = 1.0
 """
 So do the steps after them, as long as all our work since the start has taken less than this: most faults begin at the
-start, and a quarter of a second, once, is nothing to a training.
+start, and a second, once, is nothing to a training. Of wall time: a busy machine makes of a quarter of it a whole one.
 """
 WALK_STEPS, MAX_WALK_STEPS = 64, 1024
 """Steps between two walks through the modules: where the checks have credit, and in any case."""
