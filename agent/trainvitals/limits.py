@@ -37,6 +37,11 @@ def limits_of_tensors(slots: SlotTable) -> list[str]:
                 f"{type(optimizer).__name__} holds no tensor of the model, but {len(holding.foreign)} of its own (copies or "
                 "flat partitions): which tensors it moves is not known"
             )
+        if holding.masters:
+            limits.append(
+                f"{type(optimizer).__name__} holds master weights, which are copied to the model's when its hooks are over: what "
+                "they moved is seen at the step after"
+            )
     unknown = sum(slots.layout(index).kind == "unknown" for index in range(len(slots)))
     if unknown and slots.world_size > 1:
         limits.append(

@@ -5,6 +5,7 @@ LoRA adapters as the tensor table shows them: which A belongs to which B, and wh
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ def adapters_of(view: View) -> Adapters:
 
 
 def adapters_in(table: TensorTable) -> Adapters:
-    """The adapters among these tensors, in the table's order."""
+    """The adapters among these tensors: by name in the table's order, then by structure."""
     rows: list[tuple[int, int, int]] = []
     widest: list[float] = []
     for index, (fqn, role) in enumerate(zip(table.fqn, table.role, strict=True)):
@@ -51,8 +52,37 @@ def adapters_in(table: TensorTable) -> Adapters:
         if other is not None:
             rows.append((index, other, -1 if base is None else base))
             widest.append(_widest_initialisation(table.shape[index]))
+    known = {index for row in rows for index in row}
+    for a, b, base in _by_structure(table, known):
+        rows.append((a, b, base))
+        widest.append(_widest_initialisation(table.shape[a]))
     columns = np.array(rows, np.int64).reshape(-1, 3)
     return Adapters(columns[:, 0], columns[:, 1], columns[:, 2], np.array(widest, np.float64))
+
+
+def _by_structure(table: TensorTable, known: set[int]) -> Iterator[tuple[int, int, int]]:
+    """
+    A, B and what they adapt, whatever they are called: in one module a frozen weight [out, in] and two trained ones,
+    [r, in] and [out, r] with r at most half of both; and no other matrix.
+    """
+    homes: dict[str, list[int]] = {}
+    for index in np.flatnonzero(table.is_param).tolist():
+        if len(table.shape[index]) == 2 and index not in known:
+            module = table.fqn[index].rpartition(".")[0]
+            for home in {module, module.rpartition(".")[0]} - {""}:
+                homes.setdefault(home, []).append(index)
+    for members in homes.values():
+        trained = [index for index in members if table.trainable[index]]
+        frozen = [index for index in members if not table.trainable[index]]
+        if len(trained) != 2 or len(frozen) != 1:
+            continue
+        rows, columns = table.shape[frozen[0]]
+        for a, b in (trained, trained[::-1]):
+            rank = table.shape[a][0]
+            narrow = 0 < 2 * rank <= min(rows, columns)
+            if narrow and table.shape[a] == (rank, columns) and table.shape[b] == (rows, rank):
+                yield a, b, frozen[0]
+                break
 
 
 def _widest_initialisation(shape: tuple[int, ...]) -> float:

@@ -25,6 +25,34 @@ def _adapter() -> Stream:
     return stream
 
 
+@SCENARIOS.fires(LoraAGrowth, Severity.CRITICAL, subject="wq.down.weight", says="grew from 1.2")
+def pair_of_other_names() -> Stream:
+    """A narrow pair beside the frozen weight that it adapts, in one module: an adapter, whatever it is called."""
+    names = "wq.down.weight", "wq.up.weight"
+    frozen = tensor("wq.linear.weight", shape=[16, 16], trainable=False)
+    stream = Stream([frozen, tensor(names[0], shape=[4, 16]), tensor(names[1], shape=[16, 4])])
+    stream.optimizers([names])
+    for step in range(12):
+        stream.step(
+            values={names[0]: 1.2 * 1.6**step, names[1]: 0.1 * (step + 1)},
+            updates={names[0]: 0.5, names[1]: 0.1},
+            gradients={names[0]: 1.0, names[1]: 1.0},
+        )
+    return stream
+
+
+@SCENARIOS.silent(LoraAGrowth, LoraBStuck)
+def narrow_layers_that_adapt_nothing() -> Stream:
+    """The same two beside a weight that is trained as well: no adapter."""
+    names = "wq.linear.weight", "wq.down.weight", "wq.up.weight"
+    shapes = [16, 16], [4, 16], [16, 4]
+    stream = Stream([tensor(name, shape=shape) for name, shape in zip(names, shapes, strict=True)])
+    stream.optimizers([names])
+    for step in range(12):
+        stream.step(values={names[1]: 1.2 * 1.6**step, names[2]: 0.0}, updates={names[1]: 0.5})
+    return stream
+
+
 def _train(
     a: list[float],
     b: list[float],

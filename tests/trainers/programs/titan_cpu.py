@@ -145,9 +145,11 @@ def tiny(
     interval: int = 10,
     compiled: str = "",
     checkpointing: Any = None,
+    converters: Any = None,
     **parallelism: Any,
 ) -> Any:
-    """torchtitan's debug model with two layers; `compiled`: a backend; `parallelism` as ParallelismConfig takes it."""
+    """torchtitan's debug model with two layers; `compiled`: a backend; `converters`: of the model's
+    configuration, such as LoRA's; `parallelism` as ParallelismConfig takes it."""
     if model == "deepseek_v3":
         from torchtitan.models.deepseek_v3 import model_registry
         from torchtitan.models.deepseek_v3.config_registry import deepseek_v3_debugmodel as debug
@@ -155,7 +157,7 @@ def tiny(
         from torchtitan.models.llama3 import model_registry
         from torchtitan.models.llama3.config_registry import llama3_debugmodel as debug
     config = debug()
-    config.model_spec = model_registry("debugmodel", attn_backend="flex", converters=None)
+    config.model_spec = model_registry("debugmodel", attn_backend="flex", converters=converters)
     parts = config.model_spec.model
     parts.layers = parts.layers[:2]
     # FlexAttention has no backward pass on a CPU; torchtitan's other attention has.

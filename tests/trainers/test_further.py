@@ -1,0 +1,35 @@
+"""
+Trainers and adapters beyond the snippets: torchtitan's LoRA converter, and TRL's trainers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.running import PROGRAMS, needs, run_program
+
+pytestmark = pytest.mark.trainers
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("sound", []), ("step", ["lora-a-growth"])])
+def test_torchtitans_lora_converter(mode: str, expected: list[str], tmp_path: Path) -> None:
+    """Its adapters are known for such, with what they adapt; a step size far too large is found."""
+    needs("torchtitan")
+    ran = run_program(PROGRAMS / "titan_lora.py", mode, folder=tmp_path)
+    assert ran.found == expected
+    if expected:
+        assert set(ran.findings[0].subjects) == {
+            f"layers.{layer}.attention.wo.lora_a.weight" for layer in (0, 1)
+        }
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_trls_trainers(kind: str, tmp_path: Path) -> None:
+    """Every step is seen, also where generation comes between; a sound training is silent."""
+    needs("trl")
+    ran = run_program(PROGRAMS / "trl_trainer.py", kind, folder=tmp_path)
+    assert ran.steps == list(range(1, 17))
+    assert ran.num_losses
+    assert ran.found == []
