@@ -18,11 +18,9 @@ def test_torchtitans_lora_converter(mode: str, expected: list[str], tmp_path: Pa
     """Its adapters are known for such, with what they adapt; a step size far too large is found."""
     needs("torchtitan")
     ran = run_program(PROGRAMS / "titan_lora.py", mode, folder=tmp_path)
-    assert ran.found == expected
-    if expected:
-        assert set(ran.findings[0].subjects) == {
-            f"layers.{layer}.attention.wo.lora_a.weight" for layer in (0, 1)
-        }
+    assert set(ran.found) == set(expected)
+    subjects = {fqn for finding in ran.findings for fqn in finding.subjects}
+    assert all(fqn.endswith(".lora_a.weight") for fqn in subjects)
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
