@@ -138,7 +138,7 @@ class Hook:
         return self._counts[:-1].to(torch.float64)
 
     def count(self, output: Any) -> None:
-        """One call more; 20 us on a CPU for 512 tokens."""
+        """One call more; on one core of a CPU 50 us for 512 tokens, 250 us for 16,384."""
         if self._tokens and torch._C._current_graph_task_id() != -1:
             return  # activation checkpointing runs it once more
         if torch._C._get_tracing_state() is not None or is_capturing():
