@@ -48,6 +48,20 @@ def test_an_optimizer_of_copies() -> None:
     ]
 
 
+def test_an_optimizer_of_master_weights() -> None:
+    """The model leads to them, and moves when the optimizer's hooks are over."""
+    model = nn.Linear(2, 2)
+    slots = SlotTable([model])
+    masters = [nn.Parameter(parameter.detach().clone()) for parameter in model.parameters()]
+    for parameter, master in zip(model.parameters(), masters, strict=True):
+        parameter.main_param = master  # type: ignore[attr-defined]
+    optimizer = SGD(masters, lr=0.1)
+    assert slots.holding(optimizer).masters
+    assert [limit.split(",")[0] for limit in limits_of_tensors(slots)] == [
+        "SGD holds master weights"
+    ]
+
+
 def test_deepspeed_is_declined_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A line at attach says what to call, and that is counted; no fault is made of what is not known."""
     model = nn.Linear(2, 2)
