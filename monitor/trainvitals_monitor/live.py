@@ -278,6 +278,13 @@ class LiveRun:
         attempt = self._attempts.get(key)
         return (attempt.id, attempt.places) if attempt and attempt.id is not None else None
 
+    def judged_through(self, key: str) -> int:
+        """The last judged step of an attempt, also of one that has left memory."""
+        with self.lock:
+            judged = self.engine.judged_through.get(key, -1)
+        attempt = self._attempts.get(key)
+        return max(judged, attempt.mark if attempt else -1)
+
     def attempts(self) -> list[AttemptOut]:
         """Every attempt, oldest first."""
         with self.lock:

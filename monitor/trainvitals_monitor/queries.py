@@ -199,8 +199,8 @@ class Queries:
             )
         live = self._monitor.roster.get(of.run)
         key, history = _attempt_of(live, of.attempt)
-        base, newest = (history.base_step, history.step) if history else (0, of.last)
-        every = tier_for(min(of.last, newest) - max(of.first, base), of.points)
+        base = history.base_step if history else 0
+        every = tier_for(min(of.last, live.judged_through(key)) - max(of.first, base), of.points)
         stored = self._stored(live, key, of, every)
         found = _joined(stored, _recent(live, of, key), every)
         if found is None:

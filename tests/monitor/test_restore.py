@@ -138,6 +138,24 @@ def test_a_second_attempt_after_a_restart_knows_the_first(tmp_path: Path) -> Non
         assert slot["status"] == "resolved"
 
 
+def test_an_attempt_that_left_memory_is_read_step_by_step(tmp_path: Path) -> None:
+    """The first of four attempts rests in the store only; its series is not thinned for want of a last step."""
+    stream = healthy(20)
+    for _ in range(3):
+        stream.restart(closed=False)
+        for _ in range(20):
+            stream.step(values={"w": 1.0})
+        stream.flush()
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(stream.frames)
+        assert http.monitor.roster.get("run").engine.history.get("attempt-1") is None
+        live = http.get_json("/api/v1/runs/run/series", tensor="w", attempt="attempt-1")
+    with serving(Config(store=str(tmp_path))) as http:
+        again = http.get_json("/api/v1/runs/run/series", tensor="w", attempt="attempt-1")
+    assert (live["every"], live["steps"]) == (1, list(range(1, 21)))
+    assert again == live
+
+
 def test_runs_beyond_those_in_memory_are_read_back_when_asked_for(tmp_path: Path) -> None:
     """With room for two, four runs all answer, and go on."""
     with serving(Config(store=str(tmp_path), limits=Limits(live_runs=2))) as http:
