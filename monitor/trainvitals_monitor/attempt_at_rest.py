@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from trainvitals_monitor.history import RunHistory
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.packed import pack_frame
 from trainvitals_monitor.pieces import Piece
@@ -54,13 +55,14 @@ class AttemptAtRest:
         for tile, chunk in self.places.scalar_chunks(piece):
             writing.put_chunk(self.id, "scalar", chunk, tile)
 
-    def thin(self, writing: Writing, through: int, keep_steps: int | None) -> None:
-        """Go on with the thinner tiers of its series, now that steps below `through` rest in chunks."""
-        if self.id is None:
+    def thin(self, writing: Writing, history: RunHistory, keep_steps: int | None) -> None:
+        """Go on with the thinner tiers of its series, as far as steps rest in chunks."""
+        kept = history.get(self.key)
+        if self.id is None or kept is None:
             return
         if self._thinning is None:
             self._thinning = AttemptThinning(self.id, keep_steps)
-        self._thinning.go_on(writing, through, self.places.num_tiles)
+        self._thinning.go_on(writing, kept.cut_through, self.places.num_tiles)
 
     def _stored(self, attempt_id: int, arrival: Arrival) -> StoredFrame:
         header = arrival.header

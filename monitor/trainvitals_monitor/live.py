@@ -227,9 +227,7 @@ class LiveRun:
                 self._attempts[piece.attempt].save_piece(writing, piece)
         for attempt in self._attempts.values():
             forget(writing, attempt, self.engine.history)
-            history = self.engine.history.get(attempt.key)
-            if history is not None:
-                attempt.thin(writing, history.cut_through, self._keep_steps)
+            attempt.thin(writing, self.engine.history, self._keep_steps)
         if pieces or self._saves % _SUMMARY_EVERY == 0 or self.closed_at is not None:
             self.save_summary(writing)
 

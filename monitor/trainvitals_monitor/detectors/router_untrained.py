@@ -104,7 +104,10 @@ class RouterUntrained(Detector):
 
 
 def _is_matrix(view: View) -> BoolArray:
-    return np.array([len(shape) >= 2 for shape in view.tensors.shape], np.bool_)
+    return view.cached(
+        "router-untrained: matrices",
+        lambda: np.array([len(shape) >= 2 for shape in view.tensors.shape], np.bool_),
+    )
 
 
 def _median(values: FloatArray) -> FloatArray:
