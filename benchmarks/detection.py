@@ -2,11 +2,11 @@
 What is found of real bugs, how soon, and what is said about runs in which nothing is wrong.
 
 Every case of the corpus (tests/incidents/corpus: real silent bugs re-enacted small, each with a healthy twin, and
-healthy runs that tempt a monitor; further ones are in tests/incidents/further) is trained under the agent, each twin and rank in a process of its own, frames to a
+healthy runs that tempt a monitor; further ones are in tests/incidents/further and blind) is trained under the agent, each twin and rank in a process of its own, frames to a
 folder; the monitor's engine then judges the frames.
 
     python -m benchmarks.detection [--budget none|default|SHARE] [--case 01 --case h04] [--corpus FOLDER] [--json]
-        [--write-docs] [--accept] [--reference]
+        [--write-docs] [--accept] [--reference] [--seed N]
 
 A hit is a finding above info, at or after the step at which the fault sets in, by a detector that fits the fault's
 family (FITS). Before that step, or in a healthy run, a finding above info is a false alarm. Two numbers are given for
@@ -50,6 +50,7 @@ from trainvitals_monitor.replay import replay
 
 CORPUS = ROOT / "tests" / "incidents" / "corpus"
 FURTHER = ROOT / "tests" / "incidents" / "further"
+BLIND = ROOT / "tests" / "incidents" / "blind"
 ACCEPTED = Path(__file__).with_suffix(".json")
 _HEADING = "### Budget "
 LIMIT_S = 300.0
@@ -265,16 +266,18 @@ def _literal(node: ast.expr) -> Any:
 # -- one case ----------------------------------------------------------------------------------------------------------
 
 
-def judge(case: Case, corpus: Path, budget: str, with_reference: bool = False) -> Result:
+def judge(
+    case: Case, corpus: Path, budget: str, with_reference: bool = False, seed: int = 0
+) -> Result:
     """Both twins of a case (a healthy run has one), trained and judged; the reference is one more healthy run."""
     result = Result(case)
     with tempfile.TemporaryDirectory(prefix="detection-") as good:
         if with_reference:
-            result.errors += train(case, "healthy", Path(good), corpus, budget)
+            result.errors += train(case, "healthy", Path(good), corpus, budget, seed)
         reference = reference_from(Path(good)) if with_reference and not result.errors else None
         for twin in ("healthy",) if case.is_healthy else ("faulty", "healthy"):
             with tempfile.TemporaryDirectory(prefix="detection-") as folder:
-                errors = train(case, twin, Path(folder), corpus, budget)
+                errors = train(case, twin, Path(folder), corpus, budget, seed)
                 result.errors += [f"{twin}: {error}" for error in errors]
                 written = any(Path(folder).rglob("*.safetensors"))
                 told = listen(Path(folder), reference) if written else []
@@ -285,10 +288,12 @@ def judge(case: Case, corpus: Path, budget: str, with_reference: bool = False) -
     return result
 
 
-def train(case: Case, twin: str, folder: Path, corpus: Path, budget: str) -> list[str]:
+def train(
+    case: Case, twin: str, folder: Path, corpus: Path, budget: str, seed: int = 0
+) -> list[str]:
     """Every rank of a twin in its own process; what went wrong with them."""
     command = [sys.executable, "-m", "tests.incidents.drive", case.name, twin, str(folder)]
-    command += ["--budget", budget, "--corpus", str(corpus)]
+    command += ["--budget", budget, "--corpus", str(corpus), "--seed", str(seed)]
     if case.world_size > 1:
         command += ["--world-size", str(case.world_size), "--store", str(folder / "store")]
     ranks = [
@@ -460,11 +465,13 @@ def main() -> int:
         print(f"no such case in {arguments.corpus}", file=sys.stderr)
         return 2
     accepted = json.loads(ACCEPTED.read_text()) if ACCEPTED.exists() else {}
-    is_whole = arguments.corpus == CORPUS and not arguments.case
+    is_whole = arguments.corpus == CORPUS and not arguments.case and not arguments.seed
     parts, output, complaints = {}, {}, []
     plain = arguments.budget or ([] if arguments.reference else ["none"])
     for budget, beside in [(one, False) for one in plain] + [("none", True)] * arguments.reference:
-        results = run_all(cases, arguments.corpus, budget, arguments.workers, beside)
+        results = run_all(
+            cases, arguments.corpus, budget, arguments.workers, beside, arguments.seed
+        )
         now = totals(results)
         name = f"{budget}, with a reference" if beside else budget
         part = f"{table(results)}\n\n{verdict(now, name)}"
@@ -489,7 +496,12 @@ def main() -> int:
 
 
 def run_all(
-    cases: Sequence[Case], corpus: Path, budget: str, workers: int, with_reference: bool = False
+    cases: Sequence[Case],
+    corpus: Path,
+    budget: str,
+    workers: int,
+    with_reference: bool = False,
+    seed: int = 0,
 ) -> list[Result]:
     """Some cases at a time; progress on stderr."""
     start = time.monotonic()
@@ -497,7 +509,7 @@ def run_all(
 
     def one(case: Case) -> Result:
         nonlocal done
-        result = judge(case, corpus, budget, with_reference)
+        result = judge(case, corpus, budget, with_reference, seed)
         done += 1
         said = result.hit.detector if result.hit else "silent" if case.is_healthy else "missed"
         loud = f", {len(result.alarms) + len(result.early)} false alarms" * bool(
@@ -536,6 +548,12 @@ def _arguments() -> argparse.Namespace:
         "--reference",
         action="store_true",
         help="also judge at budget none beside a run of the healthy twin",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="other weights and data than those the cases are written with",
     )
     parser.add_argument("--workers", type=int, default=2, help="cases at a time")
     parser.add_argument("--json", action="store_true", help="everything that was said, as JSON")

@@ -4,7 +4,7 @@ Runs a case of the corpus under the agent, as a trainer would, and asks the moni
 As a program it is one rank of one twin, in a process of its own:
 
     python -m tests.incidents.drive CASE faulty|healthy FOLDER [--budget none|default|SHARE] [--corpus FOLDER]
-        [--rank R --world-size N --store FILE]
+        [--rank R --world-size N --store FILE] [--seed N]
 """
 
 from __future__ import annotations
@@ -35,12 +35,22 @@ class Case(Protocol):
         """The trainer: `model`, `optimizer`, `step`, `generation` and `extra`."""
 
 
-def load_case(name: str, corpus: Path = CORPUS) -> Case:
-    """A module of a corpus; the cases of all of them import the first one's `common`."""
+def load_case(name: str, corpus: Path = CORPUS, seed: int = 0) -> Case:
+    """A module of a corpus; the cases of all of them import the first one's `common`. Seed 0: the case as it is written."""
     for folder in (CORPUS, corpus):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+    if seed:
+        _sow(seed)
     return cast(Case, importlib.import_module(name))
+
+
+def _sow(seed: int) -> None:
+    """Other first weights and other data for the cases that are imported from now on: all of them ask `common` for both."""
+    common = importlib.import_module("common")
+    seed_all, gen = common.seed_all, common.gen
+    common.seed_all = lambda own=0: seed_all(own + 100_000 * seed)
+    common.gen = lambda *key: gen(*key, seed)
 
 
 def drive(
@@ -97,7 +107,7 @@ def main() -> None:
         dist.init_process_group(
             "gloo", init_method=f"file://{arguments.store}", rank=rank, world_size=world_size
         )
-    case = load_case(arguments.case, arguments.corpus)
+    case = load_case(arguments.case, arguments.corpus, arguments.seed)
     drive(case, arguments.twin == "healthy", arguments.folder, rank, world_size, **budget)
     if world_size > 1:
         dist.barrier()
@@ -115,6 +125,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=0)
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument("--store", help="a file through which the ranks meet")
+    parser.add_argument("--seed", type=int, default=0, help="0: the case as it is written")
     return parser.parse_args()
 
 

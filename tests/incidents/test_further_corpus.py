@@ -1,5 +1,5 @@
 """
-The further corpus is what it says: each fault is in its faulty twin and not in its healthy one, and the page lists all.
+The further corpora are what they say: each fault is in its faulty twin and not in its healthy one, and the page lists all.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import tempfile
 from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
+=======
+from benchmarks.detection import BLIND, FURTHER, Case, read_corpus
+>>>>>>> 9c596f3 (incidents: a third corpus, written blind, and runs of other seeds)
 
 from benchmarks.detection import FURTHER, Case, read_corpus
 from tests.incidents.drive import drive, findings_of, load_case
 from tests.incidents.evidence import is_there
 from trainvitals_monitor.findings import Finding, Severity
 
-CASES = read_corpus(FURTHER, [])
-FAULTY = [case for case in CASES if not case.is_healthy]
+CORPORA = {corpus: read_corpus(corpus, []) for corpus in (FURTHER, BLIND)}
+CASES = [(corpus, case) for corpus, cases in CORPORA.items() for case in cases]
+FAULTY = [(corpus, case) for corpus, case in CASES if not case.is_healthy]
 
 FOUND = {
     "111": ("average-aliased", 20),
@@ -33,13 +38,15 @@ FOUND = {
 
 
 @pytest.mark.parametrize("twin", ["faulty", "healthy"])
-@pytest.mark.parametrize("name", [case.name for case in FAULTY if case.world_size == 1])
+@pytest.mark.parametrize(
+    ("corpus", "name"), [(corpus, case.name) for corpus, case in FAULTY if case.world_size == 1]
+)
 def test_the_fault_is_in_the_faulty_twin_only(
-    name: str, twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, name: str, twin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The case's own evidence, which no monitor has a part in."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert is_there(load_case(name, FURTHER), twin == "healthy") == (twin == "faulty")
+    assert is_there(load_case(name, corpus), twin == "healthy") == (twin == "faulty")
 
 
 @pytest.mark.parametrize("number", FOUND)
@@ -61,14 +68,16 @@ def _loud(folder: Path) -> list[Finding]:
 @pytest.mark.distributed
 @pytest.mark.parametrize("twin", ["faulty", "healthy"])
 @pytest.mark.parametrize(
-    "case", [case for case in FAULTY if case.world_size > 1], ids=lambda case: case.name
+    ("corpus", "case"),
+    [(corpus, case) for corpus, case in FAULTY if case.world_size > 1],
+    ids=lambda part: part.name,
 )
 def test_the_fault_is_in_the_faulty_twin_of_two_ranks(
-    case: Case, twin: str, tmp_path: Path
+    corpus: Path, case: Case, twin: str, tmp_path: Path
 ) -> None:
     """Each rank comes to the same answer."""
     command = [sys.executable, "-m", "tests.incidents.evidence", case.name, twin]
-    command += ["--corpus", str(FURTHER), "--world-size", str(case.world_size)]
+    command += ["--corpus", str(corpus), "--world-size", str(case.world_size)]
     command += ["--store", str(tmp_path / "store"), "--rank"]
     ranks = [
         subprocess.Popen(
@@ -84,17 +93,22 @@ def test_the_fault_is_in_the_faulty_twin_of_two_ranks(
     assert said == {str(twin == "faulty")}
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES if case.is_healthy])
-def test_every_healthy_run_says_why_it_tempts(name: str) -> None:
+@pytest.mark.parametrize(
+    ("corpus", "name"), [(corpus, case.name) for corpus, case in CASES if case.is_healthy]
+)
+def test_every_healthy_run_says_why_it_tempts(corpus: Path, name: str) -> None:
     """A healthy run that tempts nobody measures nothing."""
-    meta = load_case(name, FURTHER).META
+    meta = load_case(name, corpus).META
     assert meta["tempts"]
     assert meta["family"] == "healthy"
 
 
-def test_the_page_lists_every_case_by_its_number() -> None:
+@pytest.mark.parametrize("corpus", CORPORA, ids=lambda corpus: corpus.name)
+def test_the_page_lists_every_case_by_its_number(corpus: Path) -> None:
     """And no other; ids are not used twice."""
-    page = (FURTHER / "README.md").read_text().splitlines()
-    listed = [line.split("|")[1].strip() for line in page if line.startswith(("| 1", "| h1"))]
-    assert sorted(listed) == sorted(case.id for case in CASES)
+    ids = [case.id for case in CORPORA[corpus]]
+    firsts = tuple({f"| {one.rstrip('0123456789')}{one.lstrip('h')[0]}" for one in ids})
+    page = (corpus / "README.md").read_text().splitlines()
+    listed = [line.split("|")[1].strip() for line in page if line.startswith(firsts)]
+    assert sorted(listed) == sorted(ids)
     assert len(set(listed)) == len(listed)
