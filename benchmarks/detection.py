@@ -93,6 +93,7 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),
+    "frozen_moves": ("frozen-parameter-moved",),
     "identity": ("slot-replaced", "checkpoint-stale", "tensor-unregistered"),
     "keys": ("checkpoint-keys-changed", "resume-not-applied", "load-incomplete"),
     "lora": (
@@ -103,6 +104,8 @@ FITS: dict[str, tuple[str, ...]] = {
         "load-incomplete",
         "gradient-missing",
         "parameter-not-in-optimizer",
+        "frozen-parameter-moved",
+        "resume-discontinuity",
     ),
     "modes": ("eval-mode-in-training", "batch-norm-frozen", "dropout-lost"),
     "lost_update": ("updates-lost", "parameter-stuck"),

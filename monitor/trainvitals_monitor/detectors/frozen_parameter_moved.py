@@ -5,6 +5,7 @@ The detector frozen-parameter-moved: what is declared frozen, or carries an adap
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,8 @@ class FrozenParameterMoved(Detector):
     """
     Detects:
         A tensor declared under `Contract(frozen=...)` of which an element changed; or the frozen base weight of a
-        trainable LoRA adapter that moves again and again by more than rounding. Loads are not counted.
+        trainable LoRA adapter that moves again and again by more than rounding; or a frozen parameter that an optimizer
+        holds and that shrinks, at each step, by that optimizer's learning rate times weight decay. Loads are not counted.
 
     Why it matters:
         A frozen base that moves makes the adapter useless without that very base, and forgets what it had learnt. A
@@ -38,7 +40,7 @@ class FrozenParameterMoved(Detector):
 
     Known causes:
         Weight decay or momentum of an optimizer that still holds the parameter
-        (https://github.com/iamwangyabin/S-Prompts/pull/2); frozen only after the gradients were there
+        (https://github.com/iamwangyabin/S-Prompts/pull/2, https://github.com/KellerJordan/Muon/issues/54); frozen only after the gradients were there
         (https://github.com/neuralmagic/sparseml/issues/965); an initialisation that runs again; an adapter merged into
         the base before a save and not taken out again; weights tied to trained ones.
 
@@ -46,8 +48,8 @@ class FrozenParameterMoved(Detector):
         Give the optimizer only what requires a gradient, and merge adapters into a copy.
 
     Misses:
-        Frozen parameters without a declaration and without an adapter: EMA teachers, target networks and codebooks are
-        frozen too and move by right. A base that is merged and restored around each evaluation moves by rounding only,
+        Frozen parameters without a declaration and without an adapter that move otherwise than by decay: EMA teachers,
+        target networks and codebooks are frozen too and move by right. A base that is merged and restored around each evaluation moves by rounding only,
         which is passed over; so is one that is merged now and then by design (ReLoRA).
     """
 
@@ -55,7 +57,16 @@ class FrozenParameterMoved(Detector):
     family = "movement"
     severity = Severity.CRITICAL
     summary = "A parameter that should be frozen has changed."
-    reads = ("changed", "looked", "update_norm", "norm", "CheckpointSeen", "OptimizersSeen")
+    reads = (
+        "changed",
+        "looked",
+        "update_norm",
+        "norm",
+        "since",
+        "weight_decay",
+        "CheckpointSeen",
+        "OptimizersSeen",
+    )
     alert = Alert(summary="A frozen parameter has changed")
     thresholds = (
         Threshold(
@@ -70,6 +81,18 @@ class FrozenParameterMoved(Detector):
             unit="ulps (root mean square)",
             reason="merging an adapter and taking it out again leaves about one ulp",
         ),
+        Threshold(
+            name="decays",
+            default=8,
+            unit="looks of the last 16",
+            reason="so often an average does not go straight towards zero, and by the very rate of the decay",
+        ),
+        Threshold(
+            name="rate",
+            default=0.15,
+            unit="relative difference",
+            reason="norms of large tensors are estimated from their cores, to some percent",
+        ),
     )
 
     def look(self, view: View) -> Iterable[Claim]:
@@ -77,7 +100,8 @@ class FrozenParameterMoved(Detector):
             moved = view.now("changed") > 0
         declared = view.cached("frozen-declared", lambda: _declared(view))
         base = view.cached("frozen-base", lambda: _bases(view))
-        moved &= declared | base
+        decayed = view.tensors.is_param & ~view.tensors.trainable & view.held & ~declared
+        moved &= declared | base | decayed
         if not moved.any() or _loaded_meanwhile(view):
             return
         if (moved & declared).any():
@@ -86,6 +110,12 @@ class FrozenParameterMoved(Detector):
         rest = rest[self._keeps_moving(view, rest)]
         if len(rest):
             yield _claim(view, rest, "is the frozen base of a LoRA adapter")
+        rest = np.flatnonzero(moved & decayed)
+        rest = rest[self._shrinks(view, rest)]
+        if len(rest):
+            why = "requires no gradient and shrinks at each step by its optimizer's weight decay"
+            first = int(view.window_steps(_WINDOW)[0])
+            yield replace(_claim(view, rest, why), severity=Severity.WARNING, first_step=first)
 
     def _keeps_moving(self, view: View, tensors: IntArray) -> BoolArray:
         changed, seen = look_back(view, "changed", _WINDOW, tensors)
@@ -95,6 +125,23 @@ class FrozenParameterMoved(Detector):
             real = seen & (changed > 0) & (update > rounding * view.latest("norm")[tensors])
         enough: BoolArray = real.sum(axis=0) >= self.threshold("moves", view)[tensors]
         return enough
+
+    def _shrinks(self, view: View, tensors: IntArray) -> BoolArray:
+        """What goes straight towards zero, by the rate that the optimizer has: its norm falls by all of the update."""
+        if not len(tensors):
+            return np.zeros(0, np.bool_)
+        update, seen = look_back(view, "update_norm", _WINDOW, tensors)
+        norm, sized = look_back(view, "norm", _WINDOW, tensors)
+        since, _ = look_back(view, "since", _WINDOW, tensors)
+        usable = seen[1:] & sized[1:] & sized[:-1] & (since[1:] == 1) & (norm[:-1] > 0)
+        rate = (view.lr * view.weight_decay)[tensors]
+        bound = self.threshold("rate", view)[tensors]
+        with np.errstate(all="ignore"):
+            straight = np.abs(norm[:-1] - norm[1:] - update[1:]) <= bound * update[1:]
+            paced = np.abs(update / np.where(norm > 0, norm, np.nan) - rate) <= bound * rate
+        enough = (usable & straight).sum(axis=0) >= self.threshold("decays", view)[tensors]
+        found: BoolArray = enough & ~(usable & ~straight).any(axis=0) & (rate > 0) & paced[-1]
+        return found
 
 
 def _declared(view: View) -> BoolArray:

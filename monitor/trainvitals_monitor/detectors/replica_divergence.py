@@ -62,7 +62,8 @@ class ReplicaDivergence(Detector):
 
     Misses:
         Matrices that a hand-made all-reduce leaves out from the first step on: they may be experts of each rank. Running
-        statistics, which may differ between ranks by design; buffers other than codebooks are info. A DDP model that steps within `no_sync()` may be local
+        statistics, which may differ between ranks by design; buffers other than codebooks are info, but for expert biases,
+        and rotary frequencies that are far apart. A DDP model that steps within `no_sync()` may be local
         SGD: it is info until its weights have drifted ever further apart for `patience` steps. Distances below `distance` are info: they
         are what unlike machines make of the same numbers.
     """
@@ -97,6 +98,12 @@ class ReplicaDivergence(Detector):
             default=64,
             unit="steps",
             reason="local SGD averages after fewer steps of each rank's own, mostly 4 to 32",
+        ),
+        Threshold(
+            name="rotary",
+            default=0.5,
+            unit="of the tensor's norm",
+            reason="frequencies that follow the context's length differ by a tenth; memory as found by about one",
         ),
     )
 
@@ -148,7 +155,19 @@ class ReplicaDivergence(Detector):
     def _buffers(self, view: View, tensors: IntArray) -> Iterable[Claim]:
         """DDP sends rank 0's to all at the next forward; what counts tokens or statistics may differ until then."""
         local = view.tensors.mask(Role.RUNNING_STATISTIC, Role.EXPERT_COUNTER)
+        rotary = self._rotary_apart(view, tensors)
+        text = _DIFFERS + " (rotary frequencies)."
+        advice = "Compute them anew on every rank after the model is materialised: they are in no checkpoint."
+        yield from _claim(
+            view,
+            parted(view, rotary),
+            np.ones(len(rotary), np.bool_),
+            text,
+            advice,
+            Severity.WARNING,
+        )
         tensors = tensors[~local[tensors] & view.tensors.persistent[tensors]]
+        tensors = np.setdiff1d(tensors, rotary)
         stretch = parted(view, tensors)
         wrong = view.tensors.mask(Role.EXPERT_BIAS)[tensors]
         wrong |= view.tensors.mask(Role.CODEBOOK)[tensors] & beyond_one_update(view, tensors)
@@ -157,6 +176,12 @@ class ReplicaDivergence(Detector):
         advice = "Update it from what all ranks have seen, after an all-reduce."
         yield from _claim(view, stretch, wrong, text, advice, Severity.WARNING)
         yield from _claim(view, stretch, ~wrong, text, advice, Severity.INFO)
+
+    def _rotary_apart(self, view: View, tensors: IntArray) -> IntArray:
+        """A base that follows the longest sequence of each rank moves all but the highest frequency a little."""
+        with np.errstate(invalid="ignore"):
+            far = view.now("replica_distance") > self.threshold("rotary", view)
+        return tensors[(far & view.tensors.mask(Role.INV_FREQ))[tensors]]
 
     def _undeclared(self, view: View, tensors: IntArray) -> Iterable[Claim]:
         if not len(tensors):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from trainvitals.roles import Role
+from trainvitals_monitor.detectors.adapters import adapters_of
 from trainvitals_monitor.detectors.averages_lost import averages_lost
 from trainvitals_monitor.detectors.detector import (
     Alert,
@@ -32,7 +33,8 @@ class ResumeDiscontinuity(Detector):
         An attempt whose weights go on from where the one before was, while some tensors begin where the run once began,
         or somewhere else altogether: running statistics, codebooks and other buffers, and parameters whose optimizer
         state goes on. Or where an average that had been apart from its model is a copy of it again. Or whose learning
-        rate is back at the schedule's first values.
+        rate is back at the schedule's first values. Or in which the frozen weight under an adapter is another one, while
+        the adapter goes on: it was merged, and is applied once more.
 
     Why it matters:
         Each restart forgets what took thousands of steps to estimate, or trains a grown model as if it were new. Loss
@@ -43,7 +45,8 @@ class ResumeDiscontinuity(Detector):
         saved or copied back (https://github.com/torch/nn/issues/1165); an average that is made, from the model, after it
         was loaded (https://github.com/m2lines/Samudra/issues/313); a scheduler that is not in the checkpoint
         (https://github.com/lightly-ai/lightly-train/pull/301,
-        https://github.com/vllm-project/speculators/pull/900).
+        https://github.com/vllm-project/speculators/pull/900); a checkpoint saved while its adapters were merged
+        (https://github.com/Baijiong-Lin/LoRA-Torch/issues/10).
 
     Fix:
         Save and load the whole state_dict of model, optimizer and scheduler; register as persistent what is not
@@ -105,6 +108,12 @@ class ResumeDiscontinuity(Detector):
             unit="ratio of learning rates",
             reason="no schedule moves so far in a step while it decays, and a schedule that begins again moves more",
         ),
+        Threshold(
+            name="base_moved",
+            default=0.01,
+            unit="distance over the weight's norm",
+            reason="another dtype rounds by 0.002 and less; an adapter that has learnt something is of some percent",
+        ),
     )
     resolve_after = None
 
@@ -117,6 +126,7 @@ class ResumeDiscontinuity(Detector):
         ):
             return
         yield from self._tensors(view, found)
+        yield from self._bases(view, found)
         yield from self._rates(view)
 
     def _tensors(self, view: View, found: Journey) -> Iterable[Claim]:
@@ -136,6 +146,23 @@ class ResumeDiscontinuity(Detector):
             for severity, chosen in ((None, mask & ~meant), (Severity.INFO, mask & meant)):
                 if chosen.any():
                     yield _claim(view, found, chosen, what, severity)
+
+    def _bases(self, view: View, found: Journey) -> Iterable[Claim]:
+        """Whoever merges for good begins a new adapter, of which B is zero."""
+        adapters, here = adapters_of(view), view.first_digests()
+        if here is None or not len(adapters.a):
+            return
+        known = adapters.base >= 0
+        base, b = adapters.base[known], adapters.b[known]
+        goes_on = found.known[b] & (here["square_sum"][b] > 0) & ~self._is_elsewhere(view, found)[b]
+        frozen = found.known[base] & ~view.tensors.trainable[base] & ~view.held[base]
+        size = found.size[base] / 2
+        moved = found.from_end[base] > self.threshold("base_moved", view)[base] ** 2 * size
+        chosen = np.zeros(view.num_tensors, np.bool_)
+        chosen[base[goes_on & frozen & moved & (size > 0)]] = True
+        if chosen.any():
+            what = "is another one than before, under an adapter that goes on"
+            yield _claim(view, found, chosen, what, None)
 
     def _went_back(self, view: View, found: Journey) -> BoolArray:
         gone: BoolArray = has_gone(found) & self._is_far(view, found)

@@ -32,7 +32,8 @@ class WrongFromInitialisation(Detector):
         Before the first step, a trained parameter that holds denormal numbers beside elements wider than any
         initialisation, or (of two dims or more) zeros and denormal numbers alone, or an element of a million; a weight of
         two dims or more whose elements are many times wider than a standard normal's and than the model's other
-        weights; one layer's weight that is many times wider than the same weight of the other layers, which agree.
+        weights; one layer's weight that is many times wider than the same weight of the other layers, which agree; rotary
+        frequencies (`*inv_freq`) that are all but zero, or far above one.
 
     Why it matters:
         One layer drowns all others, or none of its gradients says anything. Training may go on for long at a bad loss.
@@ -40,7 +41,8 @@ class WrongFromInitialisation(Detector):
     Known causes:
         `nn.Parameter(torch.empty(...))` that no initialisation reaches (https://github.com/openai/CLIP/issues/15);
         modules made on the meta device and left as `to_empty()` made them
-        (https://github.com/Lightning-AI/lit-llama/issues/116); a standard deviation passed for a variance, or a gain
+        (https://github.com/Lightning-AI/lit-llama/issues/116), non-persistent buffers above all, which no checkpoint
+        fills either (https://github.com/huggingface/transformers/issues/45902); a standard deviation passed for a variance, or a gain
         that is applied twice, in one kind of layer.
 
     Fix:
@@ -56,7 +58,7 @@ class WrongFromInitialisation(Detector):
     family = "numbers"
     severity = Severity.CRITICAL
     summary = "A weight begins with values that no initialisation gives."
-    reads = ("beginning", "OptimizersSeen")
+    reads = ("beginning", "norm", "OptimizersSeen")
     alert = Alert(summary="A weight begins with values that no initialisation gives")
     thresholds = (
         Threshold(
@@ -84,6 +86,12 @@ class WrongFromInitialisation(Detector):
             reason="layers that differ more among themselves give no scale to compare one with",
         ),
         Threshold(
+            name="rotary",
+            default=1e-6,
+            unit="root mean square of rotary frequencies",
+            reason="0.1 as a rule, 0.001 where a context is stretched by a hundred; below, no position differs from another",
+        ),
+        Threshold(
             name="fan_in",
             default=8.0,
             unit="ratio to 1/sqrt(fan-in)",
@@ -95,6 +103,7 @@ class WrongFromInitialisation(Detector):
     def look(self, view: View) -> Iterable[Claim]:
         if view.step - view.base_step > _FIRST_STEPS or view.is_late:
             return
+        yield from self._rotary(view)
         begun = view.beginning()
         if begun is None or view.optimizers is None:
             return
@@ -137,6 +146,23 @@ class WrongFromInitialisation(Detector):
                 "in the other layers.",
                 {**evidence, "ratio": ratio},
                 Severity.WARNING,
+            )
+
+    def _rotary(self, view: View) -> Iterable[Claim]:
+        tensors = np.flatnonzero(view.tensors.mask(Role.INV_FREQ) & view.seen("norm"))
+        rms = view.now("norm")[tensors] / np.sqrt(np.maximum(view.tensors.numel[tensors], 1))
+        with np.errstate(invalid="ignore"):
+            wrong = (rms < self.threshold("rotary", view)[tensors]) | (rms > self.value("garbage"))
+        if wrong.any():
+            yield Claim(
+                tensors=tensors[wrong],
+                message="{fqn} begins with {rms:.3g} (root mean square), which are no rotary frequencies.",
+                advice="Compute it anew after the model is materialised: it is in no checkpoint.",
+                evidence={"rms": rms[wrong]},
+                first_step=view.base_step + 1,
+                last_good_step=-1,
+                severity=Severity.WARNING,
+                key="rotary",
             )
 
     def _garbage(self, begun: dict[str, Any], matrices: BoolArray) -> BoolArray:

@@ -62,6 +62,31 @@ def one_layer_of_four_is_wide() -> Stream:
     return _begun(4.0)
 
 
+def _rotary(norm: float) -> Stream:
+    stream = Stream(["w", tensor("rotary.inv_freq", kind="buffer", shape=[64], persistent=False)])
+    stream.optimizers([["w"]])
+    stream.step(values={"w": 1.0, "rotary.inv_freq": norm}, updates={"w": 0.1}, steps=3)
+    return stream
+
+
+@SCENARIOS.fires(
+    WrongFromInitialisation,
+    Severity.WARNING,
+    subject="rotary.inv_freq",
+    says="rotary",
+    first_step=1,
+)
+def frequencies_that_nobody_computed() -> Stream:
+    """Finite memory, near zero."""
+    return _rotary(5e-17)
+
+
+@SCENARIOS.silent(WrongFromInitialisation)
+def frequencies_of_a_stretched_context() -> Stream:
+    """A thousandth of the usual ones."""
+    return _rotary(0.003)
+
+
 @SCENARIOS.silent(WrongFromInitialisation)
 def standard_normals_everywhere() -> Stream:
     """Scaled in the forward pass; one layer twice as wide."""

@@ -4,6 +4,7 @@ Runs for updates-lost, parameter-stuck and frozen-parameter-moved.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from tests.monitor.detectors.scenario import Scenarios
@@ -214,6 +215,40 @@ def declared_frozen_and_moved() -> Stream:
 def base_of_an_adapter_moves() -> Stream:
     """The frozen base is trained along."""
     return _moving(_with_adapter(), "wq.weight", 4, 0.01)
+
+
+def _frozen_and_held(norms: list[float], update: float | None = None, **info: Any) -> Stream:
+    """A frozen parameter in an optimizer with lr x weight decay of 0.001, beside a trained one."""
+    stream = Stream([tensor("backbone.w", trainable=False, **info), "head.w"])
+    stream.optimizers([["backbone.w", "head.w"]])
+    stream.step(values={"*": norms[0]}, updates={"*": 0.0}, lr=0.01, weight_decay=0.1)
+    for before, now in pairwise(norms):
+        moved = abs(before - now) if update is None else update
+        stream.step(
+            values={"backbone.w": now, "head.w": 8.0},
+            updates={"backbone.w": moved, "head.w": 0.1},
+        )
+    return stream
+
+
+@SCENARIOS.fires(
+    FrozenParameterMoved, Severity.WARNING, subject="backbone.w", says="decay", first_step=1
+)
+def frozen_and_decayed() -> Stream:
+    """No gradient, and a thousandth less at every step."""
+    return _frozen_and_held([8.0 * 0.999**step for step in range(12)])
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def key_encoder_in_the_optimizer() -> Stream:
+    """It follows by as much as the decay would be, in its own direction."""
+    return _frozen_and_held([8.0 + 0.001 * (step % 2) for step in range(20)], update=0.008)
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def average_that_shrinks_with_its_source() -> Stream:
+    """Straight towards zero, at another pace than the decay's."""
+    return _frozen_and_held([8.0 * 0.99**step for step in range(20)])
 
 
 @SCENARIOS.silent(FrozenParameterMoved)

@@ -152,6 +152,23 @@ def _codebook(*, distance: float) -> Stream:
     return stream
 
 
+def _frequencies(distance: float) -> Stream:
+    rotary = _replica("rotary.inv_freq", kind="buffer", persistent=False)
+    return _ranks([_replica("w"), rotary], {rotary.fqn: 1}, distance=distance)
+
+
+@SCENARIOS.fires(ReplicaDivergence, Severity.WARNING, subject="rotary.inv_freq", says="frequencies")
+def rotary_frequencies_as_memory_had_them() -> Stream:
+    """Rank 0 computed them, rank 1 was made on the meta device."""
+    return _frequencies(1.0)
+
+
+@SCENARIOS.silent(ReplicaDivergence)
+def rotary_base_follows_each_ranks_sequences() -> Stream:
+    """Dynamic scaling: the highest frequency stays 1."""
+    return _frequencies(0.1)
+
+
 @SCENARIOS.silent(ReplicaDivergence)
 def replicas_that_agree() -> Stream:
     """Ordinary DDP."""

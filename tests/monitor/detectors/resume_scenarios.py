@@ -116,6 +116,56 @@ def one_layer_initialised_again() -> Stream:
     return _resumed((0.0, 1.0, 1.0), lost="head.weight")
 
 
+def _adapted(base_moved: float, b_after: float) -> Stream:
+    """Weights that go on, and a frozen one with an adapter: how far it is from before, and B at the new beginning."""
+    base, a, b = "wq.weight", "wq.lora_A.default.weight", "wq.lora_B.default.weight"
+    trained = [*WEIGHTS, a, b]
+    stream = Stream([*trained, tensor(base, trainable=False)])
+    stream.optimizers([trained])
+    frozen = np.random.default_rng(7).normal(size=64)
+    learnt = np.random.default_rng(8).normal(size=64)
+
+    def rows(share: float, moved: float, adapter: float) -> Rows:
+        vectors = _vectors(share) | {base: frozen + moved * learnt, a: learnt, b: adapter * learnt}
+        return _rows(vectors)
+
+    stream.beginning(rows(0.0, 0.0, 0.0))
+    updates = dict.fromkeys(WEIGHTS, 0.2) | {a: 0.1, b: 0.1, base: 0.0}
+    for step in range(STEPS):
+        stream.step(updates=updates, counters=dict.fromkeys(trained, step + 1), lr=1e-3)
+    live = {
+        fqn: row | {"live_digest": row["digest"], "live_square_sum": row["square_sum"]}
+        for fqn, row in rows(1.0, 0.0, 1.0).items()
+    }
+    stream.checkpoint(path="step-40", rows=live, has_optimizer=True)
+    stream.restart()
+    stream.optimizers([trained])
+    stream.beginning(rows(1.02, base_moved, b_after))
+    for step in range(3):
+        counters = dict.fromkeys(WEIGHTS, STEPS + 1 + step)
+        counters |= dict.fromkeys((a, b), step + 1 if b_after == 0 else STEPS + 1 + step)
+        stream.step(updates=updates, counters=counters, lr=1e-3)
+    return stream
+
+
+@SCENARIOS.fires(ResumeDiscontinuity, Severity.WARNING, subject="wq.weight", says="adapter")
+def base_that_holds_the_adapter_already() -> Stream:
+    """It was merged when it was saved, and the adapter goes on."""
+    return _adapted(0.2, 1.0)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def adapter_merged_for_good() -> Stream:
+    """ReLoRA at a restart: a new adapter, of which B is zero."""
+    return _adapted(0.2, 0.0)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def base_rounded_to_another_dtype() -> Stream:
+    """By a thousandth."""
+    return _adapted(0.001, 1.0)
+
+
 @SCENARIOS.fires(ResumeDiscontinuity, Severity.WARNING, says="schedule was not restored")
 def learning_rate_back_at_the_warm_up() -> Stream:
     """A tenth of what it was, as in the first steps."""
