@@ -50,17 +50,23 @@ def check_script(
     contract: str | None = None,
     thresholds: str | None = None,
     reference: str | None = None,
+    reference_store: str | None = None,
 ) -> Checked:
     """
     Run `script` (its path or module name, and its arguments) to its end, or for `steps` optimizer steps.
 
     The script's stdout goes to ours, or to stderr when ours is wanted for something else (`keep_stdout=False`).
     Ctrl-C ends the script, and what was found until then is returned. Raises MonitorError if the private monitor can't
-    start.
+    start: BadSettings if that is for thresholds or a reference that can't be used.
     """
     with (
         tempfile.TemporaryDirectory(prefix="trainvitals-check-") as folder,
-        ChildMonitor(Path(folder), thresholds=thresholds, reference=reference) as monitor,
+        ChildMonitor(
+            Path(folder),
+            thresholds=thresholds,
+            reference=reference,
+            reference_store=reference_store,
+        ) as monitor,
     ):
         status = _run(script, monitor, steps, is_module, keep_stdout, contract)
         monitor.wait_until_judged(_JUDGED_TIMEOUT_S)

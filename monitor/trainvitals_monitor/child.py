@@ -20,6 +20,10 @@ _STOP_TIMEOUT_S = 15.0
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
+class BadSettings(MonitorError):
+    """It says that what it was started with can't be used."""
+
+
 class ChildMonitor:
     """
     `trainvitals serve` on loopback, with its store in `folder`; ready when `start` has returned.
@@ -36,6 +40,7 @@ class ChildMonitor:
         idle_exit_s: float = 3600.0,
         thresholds: str | None = None,
         reference: str | None = None,
+        reference_store: str | None = None,
     ) -> None:
         self._log = folder / "monitor.log"
         self._command = [
@@ -45,6 +50,7 @@ class ChildMonitor:
             "--idle-exit-s", str(idle_exit_s),
             *(["--thresholds", thresholds] if thresholds else []),
             *(["--reference", reference] if reference else []),
+            *(["--reference-store", reference_store] if reference_store else []),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
@@ -64,7 +70,7 @@ class ChildMonitor:
         return self._process.pid
 
     def start(self) -> ChildMonitor:
-        """Start it and wait until it takes frames; MonitorError with its last words if it does not."""
+        """Start it and wait until it takes frames; MonitorError with its last words if it does not (see BadSettings)."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -78,7 +84,8 @@ class ChildMonitor:
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise MonitorError(f"the monitor did not start: {self._last_words()}")
+                said = f"the monitor did not start: {self._last_words()}"
+                raise BadSettings(said) if self._process.poll() == 2 else MonitorError(said)
             time.sleep(0.05)
         return self
 

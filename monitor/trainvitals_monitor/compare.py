@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from trainvitals.errors import BadFrame
-from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference, mode_of
+from trainvitals_monitor.detectors.differs_from_reference import DiffersFromReference
+from trainvitals_monitor.detectors.reference_claims import mode_of
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.history import Comparison, Reference
-from trainvitals_monitor.recording import reference_from
+from trainvitals_monitor.recording import recall_from, reference_of
 from trainvitals_monitor.replay import findings_json, replay
 
 
@@ -36,14 +37,19 @@ class Compared:
         return {**vars(self)}
 
 
-def compare(run: Path, reference: Path) -> Compared:
+def compare(run: str | Path, reference: str | Path, store: str = "") -> Compared:
     """
-    Two folders of frames, of one run each.
+    Two runs, each a folder of frames or the name of a run in a store.
 
-    Raises BadFrame when a folder has no frames, a broken one, or several runs.
+    Raises BadFrame when a folder has no frames, a broken one, or several runs, or the store no such run.
     """
-    known = reference_from(reference)
-    engines = replay(run, (DiffersFromReference,), reference=known)
+    known = reference_of(str(reference), store)
+    if not Path(run).exists():
+        engine = Engine(str(run), (DiffersFromReference,))
+        engine.history.compare_with(known)
+        recall_from(store, engine)
+        return told(engine, known)
+    engines = replay(Path(run), (DiffersFromReference,), reference=known)
     if len(engines) != 1:
         names = ", ".join(repr(engine.run) for engine in engines)
         raise BadFrame(f"several runs in {run}: {names}; give the folder of one")

@@ -52,8 +52,9 @@ class Config:
     means open, which is refused on an address that others can reach unless `insecure`. `public_url`: how people reach
     the pages, for links; the address that is listened on if empty. `idle_exit_s`: end after so long without requests.
     `tuning`: thresholds that differ, for all runs. `notify`: where findings are told (notify.py), with `notify_over` also
-    when they are over. `reference`: frames of a good run, for runs that name no other. `keep_steps`: steps of an attempt
-    whose values are kept one by one; 16 times as many have one entry in 16, all others one in 256. None: all.
+    when they are over. `reference`: a folder of frames of a good run, or its name in the store `reference_store`, for runs
+    that name no other. `keep_steps`: steps of an attempt whose values are kept one by one; 16 times as many have one
+    entry in 16, all others one in 256. None: all.
     """
 
     host: str = "127.0.0.1"
@@ -68,7 +69,8 @@ class Config:
     tuning: Tuning | None = None
     notify: tuple[str, ...] = field(default=(), repr=False)
     notify_over: bool = False
-    reference: Path | None = None
+    reference: str = ""
+    reference_store: str = ""
     keep_steps: int | None = 65_536
     limits: Limits = field(default_factory=Limits)
 

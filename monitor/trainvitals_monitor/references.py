@@ -11,7 +11,6 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,7 +18,7 @@ from trainvitals.errors import BadFrame
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.history import Reference
 from trainvitals_monitor.recall import recall
-from trainvitals_monitor.recording import Recorder, reference_from
+from trainvitals_monitor.recording import Recorder, reference_of
 from trainvitals_monitor.store import Store
 
 _LOG = logging.getLogger("trainvitals.monitor")
@@ -36,9 +35,10 @@ class Found:
 class References:
     """The references of a monitor; those in use are kept in memory once. Any thread."""
 
-    def __init__(self, store: Store, standing: Path | None = None) -> None:
+    def __init__(self, store: Store, standing: str = "", elsewhere: str = "") -> None:
         """
-        `standing`: frames of the run that every run is compared with which names no other.
+        `standing`: the run that every run is compared with which names no other: a folder of its frames, or its name in
+        the store `elsewhere`.
 
         Raises ValueError, one line, if they can't be read.
         """
@@ -46,9 +46,9 @@ class References:
         self._lock = threading.Lock()
         self._kept: WeakValueDictionary[Any, Reference] = WeakValueDictionary()
         self._standing: Reference | None = None
-        if standing is not None:
+        if standing:
             try:
-                self._standing = reference_from(standing)
+                self._standing = reference_of(standing, elsewhere)
             except BadFrame as error:
                 raise ValueError(f"reference: {error}") from error
 

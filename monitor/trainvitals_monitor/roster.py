@@ -32,7 +32,7 @@ class Roster:
         self._config = config
         self._store = store
         self._counters = counters
-        self.references = References(store, config.reference)
+        self.references = References(store, config.reference, config.reference_store)
         self._runs: OrderedDict[str, LiveRun] = OrderedDict()
         self._lock = threading.RLock()
 

@@ -19,7 +19,13 @@ from sqlalchemy import RowMapping, bindparam, func, select
 
 from trainvitals_monitor import schema
 from trainvitals_monitor.findings import Finding
-from trainvitals_monitor.store_file import lock_file, open_file, resolve_path
+from trainvitals_monitor.store_file import (
+    existing_path,
+    lock_file,
+    open_file,
+    read_file,
+    resolve_path,
+)
 from trainvitals_monitor.writing import CHUNKS, StoredFrame, Writing, chunks_wanted
 
 _FRAME = select(schema.frames).where(schema.frames.c.id == bindparam("frame"))
@@ -28,8 +34,16 @@ _FRAME = select(schema.frames).where(schema.frames.c.id == bindparam("frame"))
 class Store:
     """An open store; `close()` gives its file back to others."""
 
-    def __init__(self, where: str) -> None:
-        """`where`: a folder, a file or a sqlite:/// URL. StoreUnusable if it cannot be used by us alone."""
+    def __init__(self, where: str, to_read: bool = False) -> None:
+        """
+        `where`: a folder, a file or a sqlite:/// URL. StoreUnusable if it cannot be used by us alone; `to_read`: if there
+        is none, for then another process may have it and write.
+        """
+        self._lock = -1
+        if to_read:
+            self.path = existing_path(where)
+            self._engine = read_file(self.path)
+            return
         self.path = resolve_path(where)
         self._lock = lock_file(self.path)
         try:
@@ -41,7 +55,8 @@ class Store:
     def close(self) -> None:
         """Fold the log into the file and let go of it."""
         self._engine.dispose()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     @contextmanager
     def writing(self) -> Iterator[Writing]:

@@ -42,6 +42,14 @@ def resolve_path(where: str) -> Path:
     return path
 
 
+def existing_path(where: str) -> Path:
+    """The file of a store that is there already, and need not be ours."""
+    path = _path_of(where)
+    if not path.is_file():
+        raise StoreUnusable(f"store {path}: there is none")
+    return path
+
+
 def lock_file(path: Path) -> int:
     """Take the store for this process; the descriptor to close. The kernel gives it back when the process ends."""
     try:
@@ -81,6 +89,22 @@ def open_file(path: Path) -> Engine:
     return engine
 
 
+def read_file(path: Path) -> Engine:
+    """The engine on a file that another process may be writing: queries only."""
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    event.listen(engine, "connect", _only_queries)
+    try:
+        with engine.connect() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise StoreUnusable(f"store {path}: {getattr(error, 'orig', None) or error}") from error
+    if version != schema.SCHEMA:
+        engine.dispose()
+        raise StoreUnusable(f"store {path}: of schema {version}, known is {schema.SCHEMA}")
+    return engine
+
+
 def _path_of(where: str) -> Path:
     if "://" in where:
         try:
@@ -96,6 +120,13 @@ def _path_of(where: str) -> Path:
         raise StoreUnusable("store: give a folder")
     path = Path(where)
     return path if path.suffix in (".sqlite", ".db") and not path.is_dir() else path / _FILE_NAME
+
+
+def _only_queries(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("query_only = ON", f"busy_timeout = {_BUSY_MS}"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -11,12 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
-=======
-from benchmarks.detection import BLIND, FURTHER, Case, read_corpus
->>>>>>> 9c596f3 (incidents: a third corpus, written blind, and runs of other seeds)
 
-from benchmarks.detection import FURTHER, Case, read_corpus
+from benchmarks.detection import BLIND, FURTHER, Case, read_corpus
 from tests.incidents.drive import drive, findings_of, load_case
 from tests.incidents.evidence import is_there
 from trainvitals_monitor.findings import Finding, Severity

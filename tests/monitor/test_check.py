@@ -94,7 +94,9 @@ def test_beside_a_good_run(tmp_path: Path) -> None:
     (found,) = [one for one in json.loads(ended.stdout) if one["evidence"][0]["kind"] != "update"]
     assert (found["detector"], found["first_step"]) == ("differs-from-reference", 1)
     assert "20 steps with those of run 'good'" in ended.stderr
-    assert check(tmp_path, source, "--reference", "nothing").returncode == 2
+    refused = check(tmp_path, source, "--reference", "nothing")
+    assert refused.returncode == 2
+    assert "nothing" in refused.stderr
 
 
 def test_only_so_many_steps(tmp_path: Path) -> None:

@@ -149,3 +149,21 @@ def test_compare_takes_names(
     assert "gradient" in capsys.readouterr().out
     assert main(["compare", "half", "nothing", *url]) == 2
     assert "'nothing'" in capsys.readouterr().err
+
+
+def test_compare_takes_a_folder_and_a_name(
+    http: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Either may be either; the store is read while its monitor runs, and a wrong name is said."""
+    frames(tmp_path / "half", replace(GOOD, divided=2), run="half")
+    half, store = str(tmp_path / "half"), ["--store", str(tmp_path / "store")]
+    assert main(["compare", half, "good", *store]) == 1
+    assert "half beside good: 24 steps compared" in capsys.readouterr().out
+    assert main(["compare", "good", half, *store]) == 1
+    assert "good beside half: 24 steps compared" in capsys.readouterr().out
+    assert main(["replay", half, "--reference", "good", *store]) == 1
+    assert "differs-from-reference" in capsys.readouterr().out
+    for wrong in (["nothing", *store], ["good", "--store", str(tmp_path)]):
+        assert main(["compare", half, *wrong]) == 2
+        assert wrong[0] in capsys.readouterr().err
+    http.push_all(frames(tmp_path / "same", run="same", reference="good"))

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import click
 
-from trainvitals.errors import BadFrame
 from trainvitals_monitor.check import Checked, check_script
+from trainvitals_monitor.child import BadSettings
 from trainvitals_monitor.commands.options import (
     BadInput,
     json_option,
     print_json,
+    reference_store_option,
     thresholds_option,
     tuning,
 )
@@ -48,10 +49,10 @@ _NOTHING_CHECKED = 2
 )
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Frames of a good run of the script: say where this one parts from it.",
+    metavar="FOLDER|RUN",
+    help="A good run of the script, as a folder of frames or by its name in the store: say where this one parts from it.",
 )
+@reference_store_option
 @thresholds_option
 @json_option
 @click.argument("script")
@@ -63,7 +64,8 @@ def check(
     steps: int | None,
     is_module: bool,
     contract: str | None,
-    reference: Path | None,
+    reference: str | None,
+    reference_store: str,
     thresholds: str | None,
     as_json: bool,
 ) -> int:
@@ -80,6 +82,7 @@ def check(
       trainvitals check --steps 50 train.py --config small.toml
       trainvitals check --contract trainvitals.lock.toml train.py
       trainvitals check --reference frames-of-a-good-run train.py
+      trainvitals check --reference llama-7b-monday --store trainvitals-store train.py
       trainvitals check --steps 50 --json -m my_project.train > findings.json
     """
     if not is_module and not Path(script).is_file():
@@ -90,30 +93,23 @@ def check(
         )
     for file in (contract, thresholds):
         tuning(file)
-    if reference is not None:
-        _check_reference(reference)
-    checked = check_script(
-        [script, *arguments],
-        steps=steps,
-        is_module=is_module,
-        keep_stdout=not as_json,
-        contract=contract,
-        thresholds=thresholds,
-        reference=None if reference is None else str(reference),
-    )
+    try:
+        checked = check_script(
+            [script, *arguments],
+            steps=steps,
+            is_module=is_module,
+            keep_stdout=not as_json,
+            contract=contract,
+            thresholds=thresholds,
+            reference=reference,
+            reference_store=reference_store,
+        )
+    except BadSettings as error:
+        raise BadInput(plain(error)) from error
     if as_json:
         print_json(checked.findings)
     print_report(console(sys.stderr if as_json else sys.stdout), checked.findings, checked.runs)
     return _status(checked, script)
-
-
-def _check_reference(folder: Path) -> None:
-    from trainvitals_monitor.recording import reference_from
-
-    try:
-        reference_from(folder)
-    except BadFrame as error:
-        raise BadInput(plain(error)) from error
 
 
 def _status(checked: Checked, script: str) -> int:

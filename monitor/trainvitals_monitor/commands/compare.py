@@ -16,6 +16,7 @@ from trainvitals_monitor.commands.options import (
     json_option,
     monitor_option,
     print_json,
+    reference_store_option,
 )
 from trainvitals_monitor.tables import console, exit_status, partings_table, plain
 
@@ -23,12 +24,15 @@ from trainvitals_monitor.tables import console, exit_status, partings_table, pla
 @click.command()
 @click.argument("run")
 @click.argument("reference")
+@reference_store_option
 @json_option
 @monitor_option
-def compare(run: str, reference: str, *, as_json: bool, client: Client) -> int:
+def compare(
+    run: str, reference: str, *, reference_store: str, as_json: bool, client: Client
+) -> int:
     """
-    Compare RUN with REFERENCE, a good run of the same script: two folders of frames (of `attach(monitor=FOLDER)`), or
-    names of two runs of a monitor.
+    Compare RUN with REFERENCE, a good run of the same script: two folders of frames (of `attach(monitor=FOLDER)`), a
+    folder and the name of a run in the store, or names of two runs of a monitor.
 
     Shows the first step and the first tensors at which they part, by how much and in what. Runs that start from the same
     values and see the same data are compared to the bit; where they differ by rounding, closely; with another seed,
@@ -38,11 +42,12 @@ def compare(run: str, reference: str, *, as_json: bool, client: Client) -> int:
     Examples:
       trainvitals compare frames-new frames-old
       trainvitals compare frames-new frames-old --json > partings.json
+      trainvitals compare frames-new llama-7b-monday --store trainvitals-store
       trainvitals compare llama-7b-tuesday llama-7b-monday --monitor http://monitor:8420
     """
-    folders = [Path(given).exists() for given in (run, reference)]
-    found = _of_folders(Path(run), Path(reference)) if any(folders) else None
-    if found is None:
+    if any(Path(given).exists() for given in (run, reference)):
+        found = _of_folders(run, reference, reference_store)
+    else:
         found = _of_names(run, reference, client)
     if as_json:
         print_json(found)
@@ -58,12 +63,12 @@ def compare(run: str, reference: str, *, as_json: bool, client: Client) -> int:
     return exit_status(found["findings"])
 
 
-def _of_folders(run: Path, reference: Path) -> dict[str, Any]:
+def _of_folders(run: str, reference: str, store: str) -> dict[str, Any]:
     # Imported here: detectors and numpy take a moment, which `trainvitals --help` need not wait for.
     from trainvitals_monitor.compare import compare as judge
 
     try:
-        return judge(run, reference).as_json()
+        return judge(run, reference, store).as_json()
     except BadFrame as error:
         raise BadInput(plain(error)) from error
 

@@ -41,6 +41,17 @@ hours_option = click.option(
 )
 
 
+reference_store_option = click.option(
+    "--store",
+    "reference_store",
+    metavar="PATH|URL",
+    default="trainvitals-store",
+    show_default=True,
+    envvar="TRAINVITALS_STORE",
+    help="Where runs that are given by name rest; a monitor may be writing it.",
+)
+
+
 class BadInput(click.ClickException):
     """What a person gave can't be used: one line on stderr, exit status 2."""
 

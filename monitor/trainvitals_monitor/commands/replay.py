@@ -13,6 +13,7 @@ from trainvitals_monitor.commands.options import (
     BadInput,
     json_option,
     print_json,
+    reference_store_option,
     thresholds_option,
     tuning,
 )
@@ -28,13 +29,20 @@ from trainvitals_monitor.tables import (
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Frames of a good run to compare with.",
+    metavar="FOLDER|RUN",
+    help="A good run to compare with, as a folder of frames or by its name in the store.",
 )
+@reference_store_option
 @thresholds_option
 @json_option
-def replay(folder: Path, *, reference: Path | None, thresholds: str | None, as_json: bool) -> int:
+def replay(
+    folder: Path,
+    *,
+    reference: str | None,
+    reference_store: str,
+    thresholds: str | None,
+    as_json: bool,
+) -> int:
     """
     Judge the frames in FOLDER (of `attach(monitor=FOLDER)`) as the monitor would have, live.
 
@@ -48,12 +56,12 @@ def replay(folder: Path, *, reference: Path | None, thresholds: str | None, as_j
       trainvitals replay frames-of-today --reference frames-of-a-good-run
     """
     # Imported here: detectors and numpy take a moment, which `trainvitals --help` need not wait for.
-    from trainvitals_monitor.recording import reference_from
+    from trainvitals_monitor.recording import reference_of
     from trainvitals_monitor.replay import findings_json
     from trainvitals_monitor.replay import replay as judge
 
     try:
-        known = None if reference is None else reference_from(reference)
+        known = None if reference is None else reference_of(reference, reference_store)
         engines = judge(folder, tuning=tuning(thresholds), reference=known)
     except BadFrame as error:
         raise BadInput(plain(error)) from error

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import click
 
@@ -67,9 +66,16 @@ from trainvitals_monitor.config import DEFAULT_PORT, Config
 @thresholds_option
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER",
-    help="Frames of a good run: every run is compared with it that names no other.",
+    default="",
+    metavar="FOLDER|RUN",
+    help="A good run, as a folder of frames or by its name in --reference-store: every run is compared with it that names "
+    "no other.",
+)
+@click.option(
+    "--reference-store",
+    default="",
+    metavar="PATH|URL",
+    help="Another store that has this run; its monitor may be running.",
 )
 @click.option(
     "--keep-steps",
@@ -97,7 +103,8 @@ def serve(
     notify_file: str | None,
     notify_over: bool,
     thresholds: str | None,
-    reference: Path | None,
+    reference: str,
+    reference_store: str,
     keep_steps: int,
     idle_exit_s: float | None,
 ) -> int:
@@ -138,6 +145,7 @@ def serve(
         notify_over=notify_over,
         reference=reference,
         keep_steps=keep_steps or None,
+        reference_store=reference_store,
     )
     try:
         return run_server(config)

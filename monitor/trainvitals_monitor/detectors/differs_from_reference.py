@@ -16,15 +16,20 @@ from trainvitals_monitor.detectors.detector import (
     FloatArray,
     Threshold,
 )
+from trainvitals_monitor.detectors.reference_claims import (
+    APART,
+    loss_claim,
+    stage_claim,
+    start_claim,
+)
 from trainvitals_monitor.detectors.reference_settings import saves_that_differ, settings_that_differ
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import Comparison, Differences, View
-from trainvitals_monitor.history.comparison import STAGES, Start
+from trainvitals_monitor.history.comparison import STAGES
+from trainvitals_monitor.history.starts import Start
 
-_APART = 0.03
 _LEVEL_LOOKS = 16
 _LEVEL_TOLD = range(_LEVEL_LOOKS, _LEVEL_LOOKS + 8)
-_WHAT = {"gradient": "the gradient's norm", "update": "the update's norm", "value": "the norm"}
 
 
 class DiffersFromReference(Detector):
@@ -98,7 +103,7 @@ class DiffersFromReference(Detector):
         ),
         Threshold(
             name="apart",
-            default=_APART,
+            default=APART,
             unit="relative difference",
             reason="beyond it runs are no longer near each other: they are compared statistically",
         ),
@@ -152,10 +157,10 @@ class DiffersFromReference(Detector):
                 )
             else:
                 wrong = np.zeros(view.num_tensors, np.bool_)
-        yield from _start_claim(view, comparison, start, wrong, Severity.WARNING)
+        yield from start_claim(view, comparison, start, wrong, Severity.WARNING)
         # Some random values are the same, so it is no other seed; or weights were loaded, and the others are random.
         if first and (start.is_random & (start.difference == 0)).any():
-            yield from _start_claim(view, comparison, start, apart & ~wrong, Severity.INFO)
+            yield from start_claim(view, comparison, start, apart & ~wrong, Severity.INFO)
 
     def _off_level(self, view: View, start: Start) -> BoolArray:
         """
@@ -184,7 +189,7 @@ class DiffersFromReference(Detector):
             bound = self.value("backward") if is_exact else floor
             worst = max(found.losses, key=lambda name: found.losses[name][0])
             if found.losses[worst][0] > bound:
-                yield _loss_claim(view, comparison, found, worst, severity)
+                yield loss_claim(view, comparison, found, worst, severity)
                 return
         for stage in STAGES:
             now = found.now[stage]
@@ -192,7 +197,7 @@ class DiffersFromReference(Detector):
             with np.errstate(invalid="ignore"):
                 tensors = np.flatnonzero(now > np.minimum(bounds, 0.5))
             if len(tensors):
-                yield _claim(view, comparison, found, stage, tensors, severity)
+                yield stage_claim(view, comparison, found, stage, tensors, severity)
                 return
 
     def _bounds(self, view: View, found: Differences, stage: str) -> FloatArray:
@@ -249,99 +254,3 @@ def _same_data(found: Differences, close: float) -> bool:
 def _says_nothing(loss: float) -> bool:
     classes = float(np.exp(min(abs(loss), 40.0)))
     return any(abs(one - round(one)) < 1e-4 * max(one, 1.0) for one in (loss, classes))
-
-
-def mode_of(before: float, apart: float = _APART) -> str:
-    """How a step can be compared, by the largest difference before it."""
-    if not before >= 0:
-        return "from the start"
-    return "bit-exact" if before == 0 else "close" if before < apart else "statistical"
-
-
-def _start_claim(
-    view: View, comparison: Comparison, start: Start, wrong: BoolArray, severity: Severity
-) -> Iterable[Claim]:
-    tensors = np.flatnonzero(wrong)
-    if not len(tensors):
-        return
-    yield Claim(
-        tensors=tensors,
-        message="{fqn} starts from other values than in {reference}: its norm is {ratio:.4g} times as large.",
-        advice="Compare how the weights are initialised or loaded.",
-        evidence={
-            "ratio": start.ratio[tensors],
-            "difference": start.difference[tensors],
-            "kind": ["start"] * len(tensors),
-            "mode": ["from the start"] * len(tensors),
-            "reference": [comparison.reference.run] * len(tensors),
-        },
-        severity=severity,
-        first_step=view.step,
-        key="start" if severity is not Severity.INFO else "start seed",
-    )
-
-
-def _loss_claim(
-    view: View, comparison: Comparison, found: Differences, name: str, severity: Severity
-) -> Claim:
-    difference, value, expected = found.losses[name]
-    known = severity is not Severity.INFO
-    return Claim(
-        message="{name} is {value:.6g} where {reference} has {expected:.6g}; "
-        + (
-            "until then {mode}."
-            if known
-            else "the runs start alike, so data or the forward pass are others."
-        ),
-        advice="Compare the forward pass: modes, dropout, masks, loss; and the order of the data.",
-        evidence={
-            "name": [name],
-            "value": [value],
-            "expected": [expected],
-            "difference": [difference],
-            "kind": ["loss"],
-            "mode": [mode_of(found.before)],
-            "reference": [comparison.reference.run],
-        },
-        severity=severity,
-        first_step=view.step,
-        last_good_step=view.step - 1,
-        key="parts" if known else "first",
-    )
-
-
-def _claim(
-    view: View,
-    comparison: Comparison,
-    found: Differences,
-    stage: str,
-    tensors: np.ndarray[tuple[int], np.dtype[np.int64]],
-    severity: Severity,
-) -> Claim:
-    mode = mode_of(found.before)
-    return Claim(
-        tensors=tensors,
-        message="{fqn} parts from {reference}: {what} is {value:.6g}, there {expected:.6g}; until then {mode}.",
-        advice=_ADVICE[stage],
-        evidence={
-            "value": found.values[stage][tensors],
-            "expected": found.expected[stage][tensors],
-            "difference": found.now[stage][tensors],
-            "what": [_WHAT[stage]] * len(tensors),
-            "kind": [stage] * len(tensors),
-            "mode": [mode] * len(tensors),
-            "reference": [comparison.reference.run] * len(tensors),
-        },
-        severity=severity,
-        first_step=view.step,
-        last_good_step=view.step - 1,
-        key="parts" if severity is not Severity.INFO else "first",
-    )
-
-
-_ADVICE = {
-    "gradient": "The loss is the same and gradients are not: compare the backward pass, terms of the loss that are not "
-    "logged, accumulation, clipping and reduction.",
-    "update": "Gradients are the same and the update is not: compare the optimizer, its groups and its state.",
-    "value": "Gradients are the same and the values are not: compare weight decay, and who else writes to the tensor.",
-}

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.contract import Contract, matches
-from trainvitals.errors import BadFrame
 from trainvitals.frame import (
     CheckpointSeen,
     Header,
@@ -23,19 +22,18 @@ from trainvitals.frame import (
     StepsAttempted,
     TensorInfo,
 )
-from trainvitals_monitor.header import MAX_TENSORS, RunConflict, contract_of
+from trainvitals_monitor.header import contract_of
 from trainvitals_monitor.history.beginning import Beginning
 from trainvitals_monitor.history.by_rank import ByRank
 from trainvitals_monitor.history.checkpoints import Checkpoints
 from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.digests import Digests
 from trainvitals_monitor.history.held import Held
-from trainvitals_monitor.history.merge import Parts
 from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
-from trainvitals_monitor.history.rank import Rank, Tables, check_indices
+from trainvitals_monitor.history.rank import Rank, Tables
+from trainvitals_monitor.history.ranks import Ranks
 from trainvitals_monitor.history.remembered import Remembered
-from trainvitals_monitor.history.replicas import Copies
 from trainvitals_monitor.history.scalars import Scalars
 from trainvitals_monitor.history.series import Window
 from trainvitals_monitor.history.step import Pace, Pending, absorb
@@ -46,8 +44,6 @@ from trainvitals_monitor.history.waiting import EVER, Item, LateRows, Waiting
 T = TypeVar("T")
 
 MAX_EVENTS = 4096
-SILENT_STEPS = 256
-"""A rank so many steps behind the others is no longer waited for: it may be gone (that it is, others report)."""
 
 
 class AttemptHistory:
@@ -82,13 +78,11 @@ class AttemptHistory:
         self.comparison: Comparison | None = None
         """The run beside its reference; None where it has none."""
         self._remembered: Remembered | None = None
-        self.ranks: dict[int, Rank] = {}
+        self.ranks = Ranks(header.world_size, self.tensors)
         self._waiting = Waiting(header.world_size)
         self._rows = Pending()
         self._contract_from = -1
         self._contract_raw: dict[str, Any] = {}
-        self._parts: Parts | None = None
-        self._copies: Copies | None = None
         self._cache: dict[Hashable, Any] = {}
         self.cut_through = self.base_step
         """Steps below this one have been cut off for the store (see pieces.py)."""
@@ -98,33 +92,8 @@ class AttemptHistory:
     # -- frames in -------------------------------------------------------------------------------------------------
 
     def check(self, header: Header, tables: Tables) -> bool:
-        """
-        Whether the frame is new; changes nothing.
-
-        Raises:
-            RunConflict: another process has spoken as this rank.
-            BadFrame: the frame contradicts earlier ones.
-        """
-        if header.world_size != self.world_size:
-            raise BadFrame(
-                f"world_size={header.world_size}, but this attempt began with {self.world_size}: "
-                f"all ranks of an attempt must agree"
-            )
-        rank = self.ranks.get(header.rank)
-        check_indices(header, tables, rank)
-        if rank is None:
-            return True
-        if rank.process != header.process:
-            raise RunConflict(
-                f"another process already speaks as rank {header.rank} of attempt {header.attempt!r} of run "
-                f"{header.run!r}: give each job its own run name"
-            )
-        if rank.has(header.seq):
-            return False
-        new = [info.fqn for info in header.tensors if self.tensors.index_of(info.fqn) is None]
-        if len(self.tensors) + len(new) > MAX_TENSORS:
-            raise BadFrame(f"more than {MAX_TENSORS} tensors in one attempt")
-        return True
+        """Whether the frame is new; changes nothing. Raises as `Ranks.check` does."""
+        return self.ranks.check(header, tables)
 
     def ingest(self, header: Header, tables: Tables) -> bool:
         """Takes a frame, in any order; False if it came before. Raises as `check` does."""
@@ -157,7 +126,7 @@ class AttemptHistory:
         for info in header.tensors:
             known = rank.infos.get(info.index)
             if known is None:
-                self._place(rank, info)
+                self.ranks.place(rank, info)
             elif known != info:
                 self._waiting.add_change(header, promised, info)
         for what, lost in header.dropped.items():
@@ -168,12 +137,6 @@ class AttemptHistory:
                 rank.add_manifest(columns)
             else:
                 self._waiting.add_rows(header, promised, name, columns)
-
-    def _place(self, rank: Rank, info: TensorInfo) -> None:
-        self._copies = None
-        index = self.tensors.put(info, rank.rank)
-        if rank.place(self.tensors.shared(index, info), index):
-            self._parts = None
 
     def _declare(self, header: Header) -> None:
         """The contract that counts is the lowest rank's, as it said it last."""
@@ -190,29 +153,17 @@ class AttemptHistory:
     @property
     def closed(self) -> bool:
         """Whether every rank has said that it is done."""
-        return len(self.ranks) == self.world_size and all(
-            rank.phase == "closed" for rank in self.ranks.values()
-        )
+        return self.ranks.closed
 
     @property
     def step_offset(self) -> int | None:
         """The trainer's step number minus ours, as the lowest rank that knows it says."""
-        known = (rank.step_offset for _, rank in sorted(self.ranks.items()))
-        return next((offset for offset in known if offset is not None), None)
-
-    def ready_through(self) -> int:
-        """Steps up to this one can be judged: every rank is past them, or far behind."""
-        if self.closed:
-            return EVER
-        through = [EVER if r.phase == "closed" else r.complete_through for r in self.ranks.values()]
-        lowest = min(through) if len(through) == self.world_size else -1
-        furthest = max((r.complete_through for r in self.ranks.values()), default=-1)
-        return max(lowest, furthest - SILENT_STEPS)
+        return self.ranks.step_offset
 
     @property
     def has_ready(self) -> bool:
         """Whether `advance` would come to a step now."""
-        return self._waiting.has_steps(self.ready_through()) or (
+        return self._waiting.has_steps(self.ranks.ready_through()) or (
             self.world_size == 1 and self._waiting.has_attempts()
         )
 
@@ -221,7 +172,7 @@ class AttemptHistory:
         Views of the steps that can be judged now, in order, and of what came late between them; at the end of the
         attempt, a last one. `everything`: wait for nobody any more.
         """
-        through = EVER if everything else self.ready_through()
+        through = EVER if everything else self.ranks.ready_through()
         for step in self._waiting.steps(through):
             yield from self._late_looks(step)
             if self.judged_steps and step <= self.step:
@@ -239,7 +190,7 @@ class AttemptHistory:
     def _step_look(self, step: int) -> View:
         for item in self._waiting.take_changes(before=step):
             if isinstance(item.what, TensorInfo):
-                self._place(self.ranks[item.rank], item.what)
+                self.ranks.place(self.ranks[item.rank], item.what)
         self._rows = self._waiting.take_step(step)
         self.window.resize(len(self.tensors))
         self.window.begin(step)
@@ -305,35 +256,10 @@ class AttemptHistory:
                 self._cache.clear()
             news.append(EventAt(item.rank, event))
         self.events.extend(news)
-        view = View(self, news, self.checkpoints.present(self.parts), late)
+        view = View(self, news, self.checkpoints.present(self.ranks.parts), late)
         if self.comparison is not None:
             self.comparison.take(view)
         return view
-
-    @property
-    def parts(self) -> Parts | None:
-        """Who holds which part of which tensor; None for a single rank."""
-        if self.world_size == 1:
-            return None
-        if self._parts is None:
-            self._parts = Parts(len(self.tensors), self._tables())
-        return self._parts
-
-    @property
-    def copies(self) -> Copies | None:
-        """Which ranks hold the same part of which tensor; None where no part is held twice."""
-        if self.world_size == 1:
-            return None
-        if self._copies is None:
-            base_steps = {number: rank.base_step for number, rank in self.ranks.items()}
-            self._copies = Copies(len(self.tensors), self._tables(), base_steps)
-        return self._copies if self._copies.any else None
-
-    def _tables(self) -> dict[int, dict[int, TensorInfo]]:
-        return {
-            number: {int(rank.to_attempt[i]): info for i, info in rank.infos.items()}
-            for number, rank in self.ranks.items()
-        }
 
     # -- for views -------------------------------------------------------------------------------------------------
 

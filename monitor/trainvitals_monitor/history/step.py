@@ -90,10 +90,10 @@ def absorb(attempt: AttemptHistory, pending: Pending, step: int) -> None:
         rows = pending.of(table.name)
         if not rows:
             continue
-        if attempt.parts is None:
+        if attempt.ranks.parts is None:
             _write_one(attempt, table, rows, step)
         else:
-            _write_merged(attempt, attempt.parts, table, rows, step)
+            _write_merged(attempt, attempt.ranks.parts, table, rows, step)
     for rank, columns in pending.of("groups"):
         groups = columns["group"]
         fit = (groups >= 0) & (groups < MAX_TENSORS)
@@ -145,7 +145,7 @@ def _write_merged(
 
 def _compared(attempt: AttemptHistory, pending: Pending) -> None:
     """What the ranks that hold the same part say of it, side by side."""
-    copies = attempt.copies
+    copies = attempt.ranks.copies
     if copies is None:
         return
     for table, made, compare in (
