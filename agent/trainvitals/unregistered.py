@@ -43,7 +43,10 @@ class UnregisteredPlace:
     keeps_extra: bool
 
     def now(self) -> torch.Tensor | None:
-        """The tensor that is there now; under 1 us."""
+        """
+        The tensor that is there now; under 1 us. Of what operations made of one parameter and keep alive, that parameter:
+        `nn.Parameter(...).to(...)` is no parameter, and the one that gets the gradients hangs on its history alone.
+        """
         home = self.home()
         found: Any = None if home is None else home.__dict__
         for key in self.path:
@@ -53,7 +56,24 @@ class UnregisteredPlace:
                 found = found[key]
             else:
                 return None
-        return found if isinstance(found, torch.Tensor) else None
+        if not isinstance(found, torch.Tensor):
+            return None
+        behind = None if found.grad_fn is None else _parameter_behind(found)
+        return found if behind is None else behind
+
+
+def _parameter_behind(tensor: torch.Tensor) -> nn.Parameter | None:
+    """The one parameter that a tensor was made of, in a few operations that take nothing else."""
+    made_by: Any = tensor.grad_fn
+    for _ in range(MAX_DEPTH):
+        inputs = [one for one, _ in made_by.next_functions if one is not None]
+        if len(inputs) != 1:
+            return None
+        made_by = inputs[0]
+        leaf = getattr(made_by, "variable", None)  # of an AccumulateGrad
+        if leaf is not None:
+            return leaf if isinstance(leaf, nn.Parameter) else None
+    return None
 
 
 def find_unregistered(models: Sequence[nn.Module]) -> list[UnregisteredPlace]:

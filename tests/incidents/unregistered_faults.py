@@ -64,6 +64,33 @@ def branches_trained_and_not_saved(healthy: bool) -> Run:
     return Run(model, optimizer, step)
 
 
+class _Gated(nn.Module):
+    """A gate that is a parameter, or what an operation made of one."""
+
+    def __init__(self, registered: bool) -> None:
+        super().__init__()
+        first = 0.1 * torch.randn(16, 4, dtype=torch.float64)
+        self.gate = nn.Parameter(first.float()) if registered else nn.Parameter(first).float()
+        self.experts = nn.ModuleList(perceptron(16, 8, 4) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = torch.stack([expert(x) for expert in self.experts], 1)
+        return ((x @ self.gate).softmax(-1)[..., None] * outputs).sum(1)
+
+
+@FAULTS.of("tensor-unregistered", steps=30, onset=0, subject="gate")
+def parameter_cast_after_it_was_made(healthy: bool) -> Run:
+    """`nn.Parameter(...).to(...)` is a tensor with a history; the parameter itself hangs on that alone."""
+    model = _Gated(healthy)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        return update(optimizer, functional.cross_entropy(model(values), labels))
+
+    return Run(model, optimizer, step)
+
+
 class _Whitening(nn.Module):
     """Sums of moments; after the paper, without a name that gives them away."""
 

@@ -21,8 +21,8 @@ _RECORD = re.compile(r"loss|acc|grad|metric|reward|score|time", re.I)
 class TensorUnregistered(Detector):
     """
     Detects:
-        A parameter that a module keeps in a plain list, tuple, dict or attribute, or a parameter of a module kept so:
-        it gets a new gradient at several steps, no optimizer holds it, and it does not move. Or it is trained, or a plain
+        A parameter that a module keeps in a plain list, tuple, dict or attribute, or a parameter of a module kept so, or
+        the one parameter that a tensor kept so was made of (`nn.Parameter(...).to(...)` is none itself): it gets a new gradient at several steps, no optimizer holds it, and it does not move. Or it is trained, or a plain
         tensor moves as running statistics do (and is called so, or is a mean beside a variance of its shape), and a
         checkpoint to resume from lacks it. Info: what is only seen to be trained or to accumulate, and parameters
         of modules in eval mode (a frozen network that was meant to stay out).
@@ -33,6 +33,7 @@ class TensorUnregistered(Detector):
 
     Known causes:
         Layers in a Python list instead of an `nn.ModuleList` (https://github.com/pytorch/pytorch/issues/59925);
+        `nn.Parameter(...).to(device)` (https://github.com/pytorch/pytorch/issues/17484);
         statistics as `self.mean = torch.zeros(d)` instead of a buffer
         (https://github.com/Unity-Technologies/ml-agents/issues/4292).
 
