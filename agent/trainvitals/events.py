@@ -49,7 +49,8 @@ class OptimizersSeen:
     `optimizers` are class names; parameter groups are counted through all of them: group g belongs to optimizer
     `group_optimizer[g]` and holds `group_tensors[g]`. `masters`: the optimizer holds fp32 clones of the model's
     parameters (mixed precision with master weights), mapped back to the model's tensors. `default_lr`: by optimizer,
-    the learning rate that its groups get where none of their own was given; empty: not told.
+    the learning rate that its groups get where none of their own was given; empty: not told. `carries`: some optimizer
+    keeps, in its state of a parameter, that parameter in full precision or what rounding took of it (Kahan summation).
     """
 
     kind: Literal["optimizers"] = "optimizers"
@@ -59,6 +60,7 @@ class OptimizersSeen:
     group_tensors: list[list[int]]
     foreign: list[ForeignParameter] = field(default_factory=list)
     masters: bool = False
+    carries: bool = False
     default_lr: list[float | None] = field(default_factory=list)
 
 

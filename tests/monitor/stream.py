@@ -266,10 +266,12 @@ class Stream:
         group_optimizer: Sequence[int] | None = None,
         foreign: Sequence[ForeignParameter] = (),
         masters: bool = False,
+        carries: bool = False,
         default_lr: Sequence[float | None] = (),
+        rank: int | None = None,
     ) -> None:
-        """An OptimizersSeen with the next step: the FQNs that each parameter group holds."""
-        for rank in self._ranks:
+        """An OptimizersSeen with the next step: the FQNs that each parameter group holds, on every rank or on one."""
+        for rank in self._ranks if rank is None else [rank]:
             event = OptimizersSeen(
                 step=self.coming,
                 optimizers=list(names),
@@ -277,6 +279,7 @@ class Stream:
                 group_tensors=[[self.index(fqn, rank) for fqn in group] for group in groups],
                 foreign=list(foreign),
                 masters=masters,
+                carries=carries,
                 default_lr=list(default_lr),
             )
             self._waiting.append((rank, event))

@@ -5,7 +5,9 @@ The optimizers themselves: which tensors they hold, their rates (learning rate, 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +24,15 @@ from trainvitals.scalar import number_of
 RATE_STEPS = 64
 """A learning rate that does not change is repeated this often."""
 MAX_FOREIGN = 256
+
+_CARRIED = re.compile(
+    r"master|fp32|float32|kahan|compensat|^comp$|^shift$|resid|round.*error", re.I
+)
+"""
+What optimizers call the exact parameter, or what rounding took of it: apex's and Transformer Engine's `master_param`,
+torchdistx's `compensation`, pytorch_optimizer's `kahan_comp`, adamw_bf16's `shift`.
+"""
+STATES_SEARCHED = 4
 
 _Rates = tuple[float, float | None]
 """A group's learning rate, and its weight decay where it has one."""
@@ -40,7 +51,7 @@ class Optimizers(Probe):
     name = "optimizers"
 
     def __init__(self) -> None:
-        self._shown: list[tuple[list[list[int]], int]] = []
+        self._shown: list[tuple[list[list[int]], int, bool]] = []
         self._rates: WeakKeyDictionary[Optimizer, list[_Rates | None]] = WeakKeyDictionary()
         self._foreign: WeakKeyDictionary[Optimizer, tuple[Holding, list[bool]]] = (
             WeakKeyDictionary()
@@ -79,7 +90,10 @@ class Optimizers(Probe):
         """What changed since it was last told."""
         optimizers = look.slots.optimizers()
         holdings = [look.slots.holding(optimizer) for optimizer in optimizers]
-        signature = [(holding.groups, len(holding.foreign)) for holding in holdings]
+        signature = [
+            (holding.groups, len(holding.foreign), _carries(optimizer))
+            for optimizer, holding in zip(optimizers, holdings, strict=True)
+        ]
         if signature != self._shown and optimizers:
             self._shown = signature
             self._told.clear()
@@ -115,6 +129,7 @@ class Optimizers(Probe):
             group_tensors=[list(group) for holding in holdings for group in holding.groups],
             foreign=foreign[:MAX_FOREIGN],
             masters=any(holding.masters for holding in holdings),
+            carries=any(_carries(optimizer) for optimizer in optimizers),
             default_lr=[_default_lr(optimizer) for optimizer in optimizers],
         )
 
@@ -181,3 +196,17 @@ def _rates(group: dict[str, Any]) -> _Rates | None:
 def _parameter(optimizer: Optimizer, where: tuple[int, int]) -> torch.Tensor:
     parameter: torch.Tensor = optimizer.param_groups[where[0]]["params"][where[1]]
     return parameter
+
+
+def _carries(optimizer: Optimizer) -> bool:
+    """Whether the state of some parameter has a tensor of its shape that is called so; 1 us a state."""
+    return any(
+        isinstance(key, str)
+        and isinstance(value, torch.Tensor)
+        and isinstance(parameter, torch.Tensor)
+        and value.shape == parameter.shape
+        and _CARRIED.search(key) is not None
+        for parameter, state in islice(optimizer.state.items(), STATES_SEARCHED)
+        if isinstance(state, dict)
+        for key, value in state.items()
+    )

@@ -61,7 +61,9 @@ class ReplicaDivergence(Detector):
         reduce what is left out. Ranks that have parted are made equal again by loading one checkpoint on all.
 
     Misses:
-        Matrices that a hand-made all-reduce leaves out from the first step on: they may be experts of each rank. Running
+        Matrices that a hand-made all-reduce leaves out from the first step on: they may be experts of each rank.
+        Parameters that only some ranks' optimizers hold: each rank steps its share and hands it on, which nobody sees before
+        the next step. Running
         statistics, which may differ between ranks by design; buffers other than codebooks are info, but for expert biases,
         and rotary frequencies that are far apart. A DDP model that steps within `no_sync()` may be local
         SGD: it is info until its weights have drifted ever further apart for `patience` steps. Distances below `distance` are info: they
@@ -118,6 +120,7 @@ class ReplicaDivergence(Detector):
             apart = view.now("replicas_apart") > 0
             if not apart.any():
                 return
+            apart &= ~view.held_by_some
             declared = view.now("replicas_declared") == 1
             far = view.now("replica_distance") > self.threshold("distance", view)
         is_param, stays = view.tensors.is_param, ~(view.held | view.tensors.trainable)

@@ -28,7 +28,7 @@ _WINDOW = 64
 class UpdatesLost(Detector):
     """
     Detects:
-        Parameters of 16 bits that an optimizer steps without float32 masters, where most elements that have a gradient
+        Parameters of 16 bits that an optimizer steps without float32 masters and without keeping what rounding takes, where most elements that have a gradient
         do not change: over the whole model and in the tensor itself; or a tensor of which nothing has changed at all
         for 64 looks. Only once the learning rate has stopped rising and is not yet near its end.
 
@@ -47,7 +47,7 @@ class UpdatesLost(Detector):
 
     Misses:
         Says nothing where the elements that do move, move by whole ulps of a typical weight: then the optimizer carries
-        the rest over (stochastic rounding, Kahan summation). A learning rate that rises for the whole run is not judged.
+        the rest over (stochastic rounding, Kahan summation); nor where its state has a tensor that is called so. A learning rate that rises for the whole run is not judged.
     """
 
     name = "updates-lost"
@@ -107,7 +107,9 @@ class UpdatesLost(Detector):
     def _low(self, view: View) -> BoolArray | None:
         """Low-precision tensors that are stepped at a settled learning rate; None if there are none."""
         optimizers, table = view.optimizers, view.tensors
-        if optimizers is None or optimizers.masters or not (table.float_bits == 16).any():
+        if optimizers is None or not (table.float_bits == 16).any():
+            return None
+        if optimizers.masters or optimizers.carries:
             return None
         with np.errstate(invalid="ignore"):
             low: BoolArray = (table.float_bits == 16) & table.trainable & view.held & (view.lr > 0)

@@ -209,6 +209,13 @@ class Held:
             self._mask.setflags(write=False)
         return self._mask
 
+    def split(self, num_tensors: int) -> BoolArray:
+        """Which tensors some ranks' optimizers hold and others' do not: each steps its share, and hands it on (ZeRO)."""
+        holders = np.zeros(num_tensors, np.int64)
+        for report in self._reports.values():
+            holders[np.unique(report.tensors)] += 1
+        return (holders > 0) & (holders < len(self._reports))
+
     def merged(self) -> OptimizersSeen | None:
         """One report for all ranks: the lowest rank's, and the groups of ranks that hold something else."""
         if self._merged is None:
@@ -258,6 +265,7 @@ def _joined(one: OptimizersSeen, other: OptimizersSeen) -> OptimizersSeen:
         group_tensors=[*one.group_tensors, *other.group_tensors],
         foreign=[*one.foreign, *foreign],
         masters=one.masters or other.masters,
+        carries=one.carries or other.carries,
         default_lr=[*_defaults(one), *_defaults(other)],
     )
 

@@ -157,6 +157,11 @@ class View:
         return self._attempt.held.mask(self.num_tensors)
 
     @property
+    def held_by_some(self) -> BoolArray:
+        """Which tensors the optimizers of some ranks hold, and those of others do not; made at each call."""
+        return self._attempt.held.split(self.num_tensors)
+
+    @property
     def optimizers(self) -> OptimizersSeen | None:
         """The optimizers as last reported, ranks merged; None while unknown."""
         return self._attempt.held.merged()

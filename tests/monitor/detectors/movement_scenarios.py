@@ -74,6 +74,12 @@ def float32_masters() -> Stream:
 
 
 @SCENARIOS.silent(UpdatesLost)
+def what_rounding_took_is_kept() -> Stream:
+    """Kahan summation, or a master in the state of each parameter."""
+    return _steps(_low_precision(carries=True), ROUNDED, 80)
+
+
+@SCENARIOS.silent(UpdatesLost)
 def warm_up_from_zero() -> Stream:
     """A learning rate that still rises says nothing about what is to come."""
     return _steps(_low_precision(), ROUNDED, 30, lr=lambda step: 1e-7 * (step + 1))

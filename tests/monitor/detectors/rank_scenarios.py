@@ -45,11 +45,14 @@ def _ranks(
     spread: float = 0.0,
     unsynced: bool = False,
     averaged_every: int = 1 << 30,
+    held_by: dict[int, list[str]] | None = None,
 ) -> Stream:
-    """Two ranks whose tensors part at these steps; `spread`: of rank 1's gradients."""
+    """Two ranks whose tensors part at these steps; `spread`: of rank 1's gradients; `held_by`: if not all by both."""
     stream = Stream(tensors, world_size=2)
     names = [one.fqn for one in tensors]
-    stream.optimizers([[one.fqn for one in tensors if one.kind == "param"]])
+    trained = [one.fqn for one in tensors if one.kind == "param"]
+    for rank in (0, 1):
+        stream.optimizers([trained if held_by is None else held_by[rank]], rank=rank)
     for step in range(1, steps + 1):
         size = distance * (1 + grows * (step % averaged_every))
         digests = {
@@ -167,6 +170,20 @@ def rotary_frequencies_as_memory_had_them() -> Stream:
 def rotary_base_follows_each_ranks_sequences() -> Stream:
     """Dynamic scaling: the highest frequency stays 1."""
     return _frequencies(0.1)
+
+
+@SCENARIOS.silent(ReplicaDivergence)
+def each_rank_steps_its_share() -> Stream:
+    """ZeRO by hand: what the other rank stepped is broadcast after the look."""
+    return _ranks(
+        [_replica("a"), _replica("b")], {"a": 1, "b": 1}, held_by={0: ["a"], 1: ["b"]}, steps=80
+    )
+
+
+@SCENARIOS.silent(ReplicaDivergence)
+def each_rank_steps_its_share_of_plain_models() -> Stream:
+    """The same where nobody declared replicas."""
+    return _ranks([_plain("a"), _plain("b")], {"a": 1, "b": 1}, held_by={0: ["a"], 1: ["b"]})
 
 
 @SCENARIOS.silent(ReplicaDivergence)
