@@ -555,3 +555,17 @@ def test_a_parameter_replaced_in_the_optimizer_too_stays_held() -> None:
     rig.events.clear()
     train(rig, model, optimizer, width=2)
     assert [type(event) for event in rig.events] == [SlotChanged]
+
+
+@pytest.mark.parametrize("name", ["master_param", "kahan_comp", "exp_avg"])
+def test_an_optimizer_that_keeps_what_rounding_takes(name: str) -> None:
+    """It is told by the name of a state of the parameter's shape, as soon as there is one."""
+    model = nn.Linear(4, 4).bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rig = Rig(model)
+    for _ in range(2):
+        model(torch.randn(2, 4).bfloat16()).sum().backward()
+        rig.round(optimizer)
+        optimizer.state[model.weight][name] = torch.zeros(4, 4)
+    told = [event.carries for event in rig.events if isinstance(event, OptimizersSeen)]
+    assert told == ([False] if name == "exp_avg" else [False, True])
