@@ -271,18 +271,18 @@ class Stream:
         rank: int | None = None,
     ) -> None:
         """An OptimizersSeen with the next step: the FQNs that each parameter group holds, on every rank or on one."""
-        for rank in self._ranks if rank is None else [rank]:
+        for each in self._ranks if rank is None else [rank]:
             event = OptimizersSeen(
                 step=self.coming,
                 optimizers=list(names),
                 group_optimizer=list(group_optimizer or [0] * len(groups)),
-                group_tensors=[[self.index(fqn, rank) for fqn in group] for group in groups],
+                group_tensors=[[self.index(fqn, each) for fqn in group] for group in groups],
                 foreign=list(foreign),
                 masters=masters,
                 carries=carries,
                 default_lr=list(default_lr),
             )
-            self._waiting.append((rank, event))
+            self._waiting.append((each, event))
 
     def draws(self, repeats: int, *, drawn: int = 1, batches: int = 80) -> None:
         """The batches of the next step are again those of the one before, `repeats` times in a row so far."""
