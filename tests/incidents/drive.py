@@ -47,7 +47,7 @@ def load_case(name: str, corpus: Path = CORPUS, seed: int = 0) -> Case:
 
 def _sow(seed: int) -> None:
     """Other first weights and other data for the cases that are imported from now on: all of them ask `common` for both."""
-    common = importlib.import_module("common")
+    common: Any = importlib.import_module("common")
     seed_all, gen = common.seed_all, common.gen
     common.seed_all = lambda own=0: seed_all(own + 100_000 * seed)
     common.gen = lambda *key: gen(*key, seed)
