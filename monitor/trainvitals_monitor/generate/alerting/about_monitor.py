@@ -45,7 +45,7 @@ MONITOR_ALERTS: tuple[AlertRule, ...] = (
         "The trainvitals monitor is behind",
         "Frames wait {{ $value | humanizeDuration }} before they are judged and stored: findings come that much later.",
         "`Time by stage` on the dashboard Monitor says what takes the time. `store`: the disk. `judge` or `decode`: one core "
-        "is full; give runs to another monitor, or raise the agents' `interval`.",
+        "is full; give runs to another monitor, or raise TRAINVITALS_INTERVAL_S.",
         firing={_LAG: "0.1x9 90x50"}, quiet=({_LAG: "2x60"},),
         said="Frames wait 1m 30s before they are judged and stored: findings come that much later.",
     ),

@@ -66,7 +66,7 @@ RUN_ALERTS: tuple[AlertRule, ...] = (
         "{{ $value | humanize }} frames wait on the trainers' disks, and there were some for ten minutes: "
         "what is wrong now is found when they have come.",
         "If the monitor is behind too (TrainvitalsMonitorBehind), it takes less than is sent: give runs to another monitor, or "
-        "raise the agents' `interval`. If not, the way to it is slow or breaks off: see the trainers' log for `trainvitals`.",
+        "raise TRAINVITALS_INTERVAL_S. If not, the way to it is slow or breaks off: see the trainers' log for `trainvitals`.",
         firing={_WAITING: "0x9 40x50"}, quiet=({_WAITING: "0x60"}, {_WAITING: "0x9 40x9 0x40"}),
         said="40 frames wait on the trainers' disks, and there were some for ten minutes: "
         "what is wrong now is found when they have come.",
