@@ -38,6 +38,17 @@ By `python -m benchmarks.sweep`: what each look at all tensors costs, as a multi
 memory as 64-bit integers, one thread), each measured right after such a pass. CPU time; medians over rounds, with quartiles.
 A pass and the work on it are both limited by the memory, dispatch and arithmetic are not: the faster a machine's memory,
 the higher these ratios."""
+LIMITS = """\
+Where more is taken than asked, and what would take less:
+
+* bfloat16. A float32 sum needs float32s: a shift and a mask unpack two neighbours into the cache, two dot products read
+  them there, and that is as much time again as the memory's. torch's own norm of bfloat16 tensors takes 1.2 passes and is
+  rounded to 8 bits, or 14 with `dtype=float32`. A kernel that widens in registers would take one pass.
+* Many small tensors. A pass over 10,000 elements is 2 us; to find the part, see that it can be read, and call one dot
+  product is 4. No torch operator takes a list of tensors and adds up their squares in float64: `_foreach_norm` calls one
+  kernel for each, in float32. One call over all pointers would do; an agent without compiled code has none.
+* Cores. 64 places of a tensor lie in as many pages, and each waits for the memory; the rest is a dozen calls a tensor. A
+  fused kernel would leave the waiting."""
 COMPARED = 6
 """What identity compares of a slot: object, pointer, dtype, device, shape, requires_grad."""
 
@@ -205,7 +216,7 @@ def main() -> int:
     where = machine("torch", "numpy")
     print(where)
     if given.write_docs and not given.model:
-        write_part("sweep", "\n\n".join([f"## Looks\n\n{INTRODUCTION}", where, *parts]))
+        write_part("sweep", "\n\n".join([f"## Looks\n\n{INTRODUCTION}", where, *parts, LIMITS]))
     elif given.write_docs:
         print("nothing is written: that takes all models", file=sys.stderr)
     return 0
