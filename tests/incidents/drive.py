@@ -13,6 +13,7 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -94,9 +95,9 @@ def _optimizers(run: Any) -> Any:
     return run.extra.get("optimizers") or run.optimizer
 
 
-def main() -> None:
-    """One rank of one twin."""
-    arguments = _arguments()
+def main(command: Sequence[str] | None = None) -> None:
+    """One rank of one twin; `command`: in the place of the command line."""
+    arguments = _arguments(command)
     torch.set_num_threads(1)
     budget = {"none": {"budget": None}, "default": {}}.get(
         arguments.budget, {"budget": arguments.budget}
@@ -115,7 +116,7 @@ def main() -> None:
         os._exit(0)  # gloo's threads sometimes abort while the interpreter ends
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(command: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Run one twin of a case under the agent.")
     parser.add_argument("case")
     parser.add_argument("twin", choices=["faulty", "healthy"])
@@ -126,7 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--world-size", type=int, default=1)
     parser.add_argument("--store", help="a file through which the ranks meet")
     parser.add_argument("--seed", type=int, default=0, help="0: the case as it is written")
-    return parser.parse_args()
+    return parser.parse_args(command)
 
 
 if __name__ == "__main__":
