@@ -44,7 +44,8 @@ class SlotReplaced(Detector):
 
     Misses:
         Replacement before the first real step (legal: initialisation, casting, sharding). A buffer that is replaced
-        only once, for a local variable may hold the old one; what such a fault does to a save, checkpoint-stale finds.
+        only once, for a local variable may hold the old one; what such a fault does to a save, checkpoint-stale finds. An
+        old buffer that is kept on purpose for long, while new ones take its place, is reported.
         Non-persistent buffers are
         caches that may be re-assigned, and are passed over, as are the masks of `torch.nn.utils.prune`, which makes new
         ones at each pruning. A swap of `.data` keeps the object and is no

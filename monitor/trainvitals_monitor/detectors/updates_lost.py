@@ -48,6 +48,8 @@ class UpdatesLost(Detector):
     Misses:
         Says nothing where the elements that do move, move by whole ulps of a typical weight: then the optimizer carries
         the rest over (stochastic rounding, Kahan summation); nor where its state has a tensor that is called so. A learning rate that rises for the whole run is not judged.
+        Fewer elements lost do harm too: plain SGD in bfloat16 that lost less than half of its updates ended a small
+        training at a loss of 0.99 instead of 0.82.
     """
 
     name = "updates-lost"
