@@ -17,6 +17,7 @@ from tests.incidents.healthy_runs import (
     strange_changes,
     strange_gradients,
     strange_inputs,
+    strange_quantizers,
     strange_resumes,
     strange_runs,
     strange_states,
@@ -36,6 +37,7 @@ STRANGE = [
         strange_changes,
         strange_gradients,
         strange_inputs,
+        strange_quantizers,
         strange_resumes,
     )
     for run in file.RUNS

@@ -20,8 +20,9 @@ def averages_lost(view: View, found: Journey, near: float) -> BoolArray:
     Which tensors [n] are of averages that are back at their model: within `near` of the squared distance that they had
     from it when the attempt before ended, over all tensors of the average that were read whole.
 
-    Only of averages that moved at most looks: a target that is replaced now and then is a copy each time. Cuts of large
-    tensors lie elsewhere in each, so that these can't be compared with their model's.
+    Only of averages that were saved: where none is, to begin as a copy is a choice. And of those that moved at most
+    looks: a target that is replaced now and then is a copy each time. Cuts of large tensors lie elsewhere in each, so
+    that these can't be compared with their model's.
     """
     lost = np.zeros(view.num_tensors, np.bool_)
     previous, here, teachers = view.previous, view.first_digests(), teachers_of(view)
@@ -30,7 +31,9 @@ def averages_lost(view: View, found: Journey, near: float) -> BoolArray:
     end, _ = previous.end.of(view.tensors.fqn)
     mine, its = teachers.mine, teachers.its
     read = (here["count"] == view.tensors.numel) & (end["count"] == view.tensors.numel)
+    saved = set(previous.last_save_fqns)
     known = read[mine] & read[its]
+    known &= np.array([view.tensors.fqn[index] in saved for index in mine.tolist()], np.bool_)
     with np.errstate(invalid="ignore"):
         known &= (found.pace[mine] > 0) & (found.pace[its] > 0)
     now = between(_at(here, mine), _at(here, its), known)

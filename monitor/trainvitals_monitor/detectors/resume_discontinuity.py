@@ -32,9 +32,9 @@ class ResumeDiscontinuity(Detector):
     Detects:
         An attempt whose weights go on from where the one before was, while some tensors begin where the run once began,
         or somewhere else altogether: running statistics, codebooks and other buffers, and parameters whose optimizer
-        state goes on. Or where an average that had been apart from its model is a copy of it again. Or whose learning
-        rate is back at the schedule's first values. Or in which the frozen weight under an adapter is another one, while
-        the adapter goes on: it was merged, and is applied once more.
+        state goes on. Or where an average that had been apart from its model, and was saved, is a copy of it again. Or
+        whose learning rate is back at the schedule's first values. Or in which the frozen weight under an adapter is
+        another one, while the adapter goes on: it was merged, and is applied once more.
 
     Why it matters:
         Each restart forgets what took thousands of steps to estimate, or trains a grown model as if it were new. Loss
