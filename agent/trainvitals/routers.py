@@ -92,16 +92,15 @@ class _Places:
                 while name:
                     name = _parent(name)
                     self._under.setdefault(name, []).append(index)
+        self._of: dict[Role, list[int]] = {}
+        for index, (role, shape) in enumerate(zip(self._roles, self._shapes, strict=True)):
+            if len(shape) == (2 if role in _WEIGHTS else 1) and 2 <= shape[0] <= MAX_EXPERTS:
+                self._of.setdefault(role, []).append(index)
+        self._known: dict[tuple[int, str], tuple[int, tuple[int, ...]]] = {}
 
-    def of(self, *roles: Role) -> list[int]:
-        """Indices of the tensors of these roles that may be a router's."""
-        return [
-            index
-            for index, (role, shape) in enumerate(zip(self._roles, self._shapes, strict=True))
-            if role in roles
-            and len(shape) == (2 if role in _WEIGHTS else 1)
-            and 2 <= shape[0] <= MAX_EXPERTS
-        ]
+    def of(self, role: Role) -> list[int]:
+        """Indices of the tensors of this role that may be a router's."""
+        return self._of.get(role, [])
 
     def router(self, index: int) -> tuple[str, Router] | None:
         """The mixture of experts that this tensor is of, by name, and its router; None for a gate without experts."""
@@ -147,15 +146,22 @@ class _Places:
     def _experts(self, experts: int, *prefixes: str) -> tuple[str | None, int, tuple[int, ...]]:
         """Weights of this many experts, under the first of these modules that has any, and its name; None: none."""
         for prefix in dict.fromkeys(prefixes):
-            under = self._under.get(prefix, [])
-            for index in under:
-                shape = self._shapes[index]
-                if len(shape) == 3 and shape[0] == experts and not self._convolves(index):
-                    return prefix, index, ()
-            listed = self._listed(experts, prefix, under)
-            if listed:
-                return prefix, -1, listed
+            # Thousands of layers lie under one name, and each of their weights asks for it.
+            key = experts, prefix
+            if key not in self._known:
+                self._known[key] = self._experts_under(experts, prefix)
+            stack, listed = self._known[key]
+            if stack >= 0 or listed:
+                return prefix, stack, listed
         return None, -1, ()
+
+    def _experts_under(self, experts: int, prefix: str) -> tuple[int, tuple[int, ...]]:
+        under = self._under.get(prefix, [])
+        for index in under:
+            shape = self._shapes[index]
+            if len(shape) == 3 and shape[0] == experts and not self._convolves(index):
+                return index, ()
+        return -1, self._listed(experts, prefix, under)
 
     def _listed(self, experts: int, prefix: str, under: Iterable[int]) -> tuple[int, ...]:
         """The same weight of each expert in a list of them."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -111,6 +113,29 @@ def test_routers_are_found_by_what_lies_beside_them() -> None:
     assert [slots.fqn(index) for index in listed.listed] == [
         f"b.experts.{number}.weight" for number in range(4)
     ]
+
+
+def _work_of_finding(count: int) -> int:
+    """Functions called to find the routers among so many weights that all lie under one name."""
+    model = nn.ParameterList([nn.Parameter(torch.zeros(4, 4)) for _ in range(count)])
+    slots = SlotTable([nn.ModuleDict({"weights": model})])
+    calls = 0
+
+    def count_call(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count_call)
+    try:
+        assert find_routers(slots) == []
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_many_weights_under_one_name_are_searched_once() -> None:
+    """The work grows with their number, not with its square."""
+    assert _work_of_finding(400) < 5 * _work_of_finding(100)
 
 
 def test_loads_are_read_before_a_pre_hook_that_resets_them_can_hide_them() -> None:
