@@ -107,7 +107,7 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),
-    "frozen_moves": ("frozen-parameter-moved",),
+    "frozen_moves": ("frozen-parameter-moved", "base-weights-moved"),
     "identity": ("slot-replaced", "checkpoint-stale", "tensor-unregistered"),
     "keys": ("checkpoint-keys-changed", "resume-not-applied", "load-incomplete"),
     "lora": (
@@ -119,6 +119,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "gradient-missing",
         "parameter-not-in-optimizer",
         "frozen-parameter-moved",
+        "base-weights-moved",
         "resume-discontinuity",
     ),
     "modes": ("eval-mode-in-training", "batch-norm-frozen", "dropout-lost"),

@@ -71,7 +71,9 @@ EXPLAINS: Mapping[str, Effects] = {
     "tensor-added-or-lost": Effects(
         ("optimizer-holds-dead-parameter", "parameter-not-in-optimizer", "checkpoint-keys-changed")
     ),
-    "load-incomplete": Effects(("resume-not-applied", "resume-discontinuity", "loss-at-chance")),
+    "load-incomplete": Effects(
+        ("resume-not-applied", "resume-discontinuity", "lora-dead", "loss-at-chance")
+    ),
     "resume-not-applied": Effects(
         (
             "resume-mismatched",
@@ -94,6 +96,7 @@ EXPLAINS: Mapping[str, Effects] = {
         (
             *_BLOWN_UP,
             *_UNTRAINED,
+            "lora-dead",
             "units-alike",
             "gradient-vanishing",
             "update-ratio-out-of-range",
@@ -103,6 +106,8 @@ EXPLAINS: Mapping[str, Effects] = {
     "units-alike": Effects(("gradient-zero", "parameter-stuck", "lora-b-stuck")),
     "learning-rate-zero": Effects((*_UNMOVED, "loss-at-chance"), spreads=True),
     "learning-rate-vanished": Effects(_UNMOVED, spreads=True),
+    # Of two zero factors neither has a gradient.
+    "lora-dead": Effects(("gradient-zero", "parameter-stuck")),
     # Without a gradient, weight decay is all that is left of an update.
     "gradient-zero": Effects(("parameter-stuck", "lora-b-stuck", "norm-collapse")),
     "gradient-vanishing": Effects(
@@ -156,6 +161,7 @@ EXPLAINS_NOTHING = frozenset(
         # Training goes on, only other than was meant.
         "average-aliased",
         "average-stuck",
+        "base-weights-moved",
         "batch-repeated",
         "codebook-collapse",
         "dropout-lost",

@@ -1,5 +1,6 @@
 """
-The ways in which a LoRA run explodes or stands still (torchtitan #421), each found; the sound one is silent.
+The ways in which a LoRA run explodes, stands still (torchtitan #421) or moves its base (peft #1355), each found; the
+sound ones are silent.
 
 Weights are loaded, then `to_empty()` wipes them: fresh pages leave A = B = 0, whose gradients are zero for ever;
 recycled memory leaves garbage. Or everything is in place, and the step size is far too large.
@@ -33,13 +34,24 @@ class LoRALinear(nn.Module):
         out: torch.Tensor = self.base_layer(x) + 2 * self.lora_B(self.lora_A(x))
         return out
 
+    @torch.no_grad()
+    def merge(self, sign: int = 1) -> None:
+        """The adapter into the base, or out of it."""
+        self.base_layer.weight += sign * 2 * self.lora_B.weight @ self.lora_A.weight
+
 
 def run(
-    folder: Path, *, memory: str = "kept", learning_rate: float = 2e-3, sgd: bool = False
+    folder: Path,
+    *,
+    memory: str = "kept",
+    learning_rate: float = 2e-3,
+    sgd: bool = False,
+    merge: str = "",
 ) -> list[Finding]:
-    """40 steps of fine-tuning two adapters on a small regression."""
+    """40 steps of fine-tuning two adapters on a small regression; `merge`: into the base at each step, "restored" or not."""
     torch.manual_seed(0)
-    model = nn.Sequential(LoRALinear(32, 4), nn.Tanh(), LoRALinear(32, 4))
+    adapted = [LoRALinear(32, 4), LoRALinear(32, 4)]
+    model = nn.Sequential(adapted[0], nn.Tanh(), adapted[1])
     target = torch.randn(32, 32) / 32**0.5
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -61,6 +73,9 @@ def run(
             loss.backward()
             optimizer.step()
             agent.log(step=step, loss=loss)
+            for sign in {"": (), "kept": (1,), "restored": (1, -1)}[merge]:
+                for layer in adapted:
+                    layer.merge(sign)
     return [finding for finding in findings_of(folder) if finding.severity is not Severity.INFO]
 
 
@@ -70,8 +85,11 @@ def detectors(found: list[Finding], role: str) -> set[str]:
 
 
 def test_adapters_of_zeros_are_found(tmp_path: Path) -> None:
-    """A = B = 0 gets no gradient for ever: lora-b-stuck."""
-    assert "lora-b-stuck" in detectors(run(tmp_path, memory="zero"), "lora_B")
+    """A = B = 0 gets no gradient for ever: lora-dead, at the second look, with what follows from it."""
+    found = run(tmp_path, memory="zero")
+    (dead,) = [one for one in found if one.detector == "lora-dead"]
+    assert (dead.severity, dead.first_step) == (Severity.CRITICAL, 0)
+    assert all(one.caused_by == dead.id for one in found if one is not dead), found
 
 
 def test_recycled_memory_is_found_at_once(tmp_path: Path) -> None:
@@ -87,6 +105,18 @@ def test_growth_by_the_step_size_is_found(learning_rate: float, sgd: bool, tmp_p
     found = run(tmp_path, learning_rate=learning_rate, sgd=sgd)
     growing = {"lora-a-growth", "norm-explosion", "non-finite", "loss-non-finite"}
     assert growing & {f.detector for f in found}, [f"{f.detector}: {f.message}" for f in found]
+
+
+def test_a_base_that_takes_its_adapter_over_at_each_step_is_found(tmp_path: Path) -> None:
+    """A merge for a rollout that adds the adapter again each time (peft #1355)."""
+    (moved,) = run(tmp_path, merge="kept")
+    assert (moved.detector, moved.severity) == ("base-weights-moved", Severity.CRITICAL)
+    assert moved.subjects == ["0.weight", "2.weight"]
+
+
+def test_a_base_that_is_restored_is_silent(tmp_path: Path) -> None:
+    """What a merge and its undoing leave behind is rounding."""
+    assert run(tmp_path, merge="restored") == []
 
 
 @pytest.mark.parametrize("learning_rate", [2e-3, 2e-2])

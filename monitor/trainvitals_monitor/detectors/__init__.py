@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from trainvitals_monitor.detectors.average_aliased import AverageAliased
 from trainvitals_monitor.detectors.average_stuck import AverageStuck
+from trainvitals_monitor.detectors.base_weights_moved import BaseWeightsMoved
 from trainvitals_monitor.detectors.batch_norm_frozen import BatchNormFrozen
 from trainvitals_monitor.detectors.batch_repeated import BatchRepeated
 from trainvitals_monitor.detectors.buffer_stuck import BufferStuck
@@ -38,6 +39,7 @@ from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.detectors.load_incomplete import LoadIncomplete
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
+from trainvitals_monitor.detectors.lora_dead import LoraDead
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
 from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
 from trainvitals_monitor.detectors.moments_permuted import MomentsPermuted
@@ -97,6 +99,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     LearningRateZero,
     LearningRateVanished,
     ScheduleOverrun,
+    LoraDead,
     GradientMissing,
     GradientZero,
     GradientNotCleared,
@@ -104,6 +107,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     GradientVanishing,
     UpdateRatioOutOfRange,
     FrozenParameterMoved,
+    BaseWeightsMoved,
     OptimizerStateLowPrecision,
     CounterStuck,
     UpdatesLost,

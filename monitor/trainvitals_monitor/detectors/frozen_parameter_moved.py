@@ -1,5 +1,5 @@
 """
-The detector frozen-parameter-moved: what is declared frozen, or carries an adapter, has changed.
+The detector frozen-parameter-moved: what is declared frozen, or requires no gradient and is decayed, has changed.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from trainvitals.contract import FLOAT_BITS, MANTISSA_BITS, matches
-from trainvitals_monitor.detectors.adapters import adapters_of
 from trainvitals_monitor.detectors.detector import (
     Alert,
     BoolArray,
     Claim,
     Detector,
-    FloatArray,
     IntArray,
     Threshold,
 )
+from trainvitals_monitor.detectors.frozen import declared_frozen, loaded_meanwhile
 from trainvitals_monitor.detectors.stretch import look_back
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
@@ -30,27 +28,26 @@ _WINDOW = 16
 class FrozenParameterMoved(Detector):
     """
     Detects:
-        A tensor declared under `Contract(frozen=...)` of which an element changed; or the frozen base weight of a
-        trainable LoRA adapter that moves again and again by more than rounding; or a frozen parameter that an optimizer
-        holds and that shrinks, at each step, by that optimizer's learning rate times weight decay. Loads are not counted.
+        A tensor declared under `Contract(frozen=...)` of which an element changed; or a frozen parameter that an
+        optimizer holds and that shrinks, at each step, by that optimizer's learning rate times weight decay. Loads are not
+        counted.
 
     Why it matters:
-        A frozen base that moves makes the adapter useless without that very base, and forgets what it had learnt. A
-        reference model that moves makes every comparison with it void.
+        A frozen backbone that moves forgets what it had learnt. A reference model that moves makes every comparison with
+        it void.
 
     Known causes:
         Weight decay or momentum of an optimizer that still holds the parameter
         (https://github.com/iamwangyabin/S-Prompts/pull/2, https://github.com/KellerJordan/Muon/issues/54); frozen only after the gradients were there
-        (https://github.com/neuralmagic/sparseml/issues/965); an initialisation that runs again; an adapter merged into
-        the base before a save and not taken out again; weights tied to trained ones.
+        (https://github.com/neuralmagic/sparseml/issues/965); an initialisation that runs again; weights tied to
+        trained ones.
 
     Fix:
-        Give the optimizer only what requires a gradient, and merge adapters into a copy.
+        Give the optimizer only what requires a gradient.
 
     Misses:
-        Frozen parameters without a declaration and without an adapter that move otherwise than by decay: EMA teachers,
-        target networks and codebooks are frozen too and move by right. A base that is merged and restored around each evaluation moves by rounding only,
-        which is passed over; so is one that is merged now and then by design (ReLoRA).
+        Frozen parameters without a declaration that move otherwise than by decay: EMA teachers, target networks and
+        codebooks are frozen too and move by right. What a LoRA adapter adapts is base-weights-moved's.
     """
 
     name = "frozen-parameter-moved"
@@ -70,18 +67,6 @@ class FrozenParameterMoved(Detector):
     alert = Alert(summary="A frozen parameter has changed")
     thresholds = (
         Threshold(
-            name="moves",
-            default=3,
-            unit="looks of the last 16",
-            reason="a merge by design happens once in hundreds of steps",
-        ),
-        Threshold(
-            name="ulps",
-            default=4,
-            unit="ulps (root mean square)",
-            reason="merging an adapter and taking it out again leaves about one ulp",
-        ),
-        Threshold(
             name="decays",
             default=8,
             unit="looks of the last 16",
@@ -98,33 +83,19 @@ class FrozenParameterMoved(Detector):
     def look(self, view: View) -> Iterable[Claim]:
         with np.errstate(invalid="ignore"):
             moved = view.now("changed") > 0
-        declared = view.cached("frozen-declared", lambda: _declared(view))
-        base = view.cached("frozen-base", lambda: _bases(view))
+        declared = declared_frozen(view)
         decayed = view.tensors.is_param & ~view.tensors.trainable & view.held & ~declared
-        moved &= declared | base | decayed
-        if not moved.any() or _loaded_meanwhile(view):
+        moved &= declared | decayed
+        if not moved.any() or loaded_meanwhile(view):
             return
         if (moved & declared).any():
             yield _claim(view, np.flatnonzero(moved & declared), "was declared frozen")
-        rest = np.flatnonzero(moved & base & ~declared)
-        rest = rest[self._keeps_moving(view, rest)]
-        if len(rest):
-            yield _claim(view, rest, "is the frozen base of a LoRA adapter")
         rest = np.flatnonzero(moved & decayed)
         rest = rest[self._shrinks(view, rest)]
         if len(rest):
             why = "requires no gradient and shrinks at each step by its optimizer's weight decay"
             first = int(view.window_steps(_WINDOW)[0])
             yield replace(_claim(view, rest, why), severity=Severity.WARNING, first_step=first)
-
-    def _keeps_moving(self, view: View, tensors: IntArray) -> BoolArray:
-        changed, seen = look_back(view, "changed", _WINDOW, tensors)
-        update, _ = look_back(view, "update_norm", _WINDOW, tensors)
-        rounding = self.threshold("ulps", view)[tensors] * _ulp(view, tensors)
-        with np.errstate(invalid="ignore"):
-            real = seen & (changed > 0) & (update > rounding * view.latest("norm")[tensors])
-        enough: BoolArray = real.sum(axis=0) >= self.threshold("moves", view)[tensors]
-        return enough
 
     def _shrinks(self, view: View, tensors: IntArray) -> BoolArray:
         """What goes straight towards zero, by the rate that the optimizer has: its norm falls by all of the update."""
@@ -142,35 +113,6 @@ class FrozenParameterMoved(Detector):
         enough = (usable & straight).sum(axis=0) >= self.threshold("decays", view)[tensors]
         found: BoolArray = enough & ~(usable & ~straight).any(axis=0) & (rate > 0) & paced[-1]
         return found
-
-
-def _declared(view: View) -> BoolArray:
-    patterns = view.contract.frozen
-    if not patterns:
-        return np.zeros(view.num_tensors, np.bool_)
-    return np.array([matches(fqn, patterns) for fqn in view.tensors.fqn], np.bool_)
-
-
-def _bases(view: View) -> BoolArray:
-    """Frozen weights under a trainable adapter, held by no optimizer."""
-    adapters, mask = adapters_of(view), np.zeros(view.num_tensors, np.bool_)
-    live = (adapters.base >= 0) & view.tensors.trainable[adapters.b]
-    mask[adapters.base[live]] = True
-    return mask & ~view.tensors.trainable & ~view.held
-
-
-def _loaded_meanwhile(view: View) -> bool:
-    since = view.latest("since")
-    known = since[np.isfinite(since)]
-    start = view.step - max(int(known.max()) if len(known) else 1, 1)
-    return any(load.step >= start and not load.foreign for load in view.checkpoints("load"))
-
-
-def _ulp(view: View, tensors: IntArray) -> FloatArray:
-    """One ulp of the dtype relative to the value; of the narrowest for dtypes that are not known."""
-    dtypes = [view.tensors.dtype[index] for index in tensors.tolist()]
-    bits = [MANTISSA_BITS.get(dtype, 2 if dtype in FLOAT_BITS else 52) for dtype in dtypes]
-    return np.exp2(-np.array(bits, np.float64))
 
 
 def _claim(view: View, tensors: IntArray, why: str) -> Claim:

@@ -26,22 +26,23 @@ _WINDOW = 64
 class LoraBStuck(Detector):
     """
     Detects:
-        A trainable LoRA B that is exactly zero for several steps of its optimizer at a learning rate above 0, while its
-        A is zero too (both gradients are zero for ever), or while B's own gradient is not zero.
+        A trainable LoRA B that is exactly zero for several steps of its optimizer at a learning rate above 0, although
+        it has a gradient and its A is not zero.
 
     Why it matters:
         B starts at zero and leaves it in the first step. While it is zero the adapter does nothing: the run is the base
         model, at full cost.
 
     Known causes:
-        Adapters from fresh zero pages after `to_empty()` on the meta device: A = B = 0
-        (https://github.com/pytorch/torchtitan/issues/421); an optimizer that holds other tensors; B reset at each step.
+        An optimizer that steps other tensors than those of the model; a B that is written back, or initialised again,
+        at each step.
 
     Fix:
-        Initialise A after materialising the model (Kaiming), and make the optimizer after that.
+        Make the optimizer after the model is materialised, from its own parameters, and initialise adapters once.
 
     Misses:
-        An adapter that is not active has no gradient, or none but zeros, and is left alone.
+        An adapter that is not active has no gradient, or none but zeros, and is left alone. Where A is zero as well, it is
+        lora-dead.
     """
 
     name = "lora-b-stuck"
@@ -74,18 +75,14 @@ class LoraBStuck(Detector):
         long = steps >= self.threshold("steps", view)[tensors]
         if not long.any():
             return
-        norm_of_a = view.latest("norm")[adapters.a[stuck]][long]
         yield Claim(
             tensors=tensors[long],
-            message="{fqn} has been exactly zero for {steps:.0f} steps of its optimizer ({because}): the adapter does "
-            "nothing.",
-            advice="Initialise A after materialising the model, and check that the optimizer holds this B.",
+            message="{fqn} has been exactly zero for {steps:.0f} steps of its optimizer although it has a gradient: the "
+            "adapter does nothing.",
+            advice="Check that the optimizer holds this very B, and that nothing writes it back.",
             evidence={
                 "steps": steps[long],
-                "because": [
-                    "A is zero too" if a == 0 else "although it has a gradient" for a in norm_of_a
-                ],
-                "norm_of_a": norm_of_a,
+                "norm_of_a": view.latest("norm")[adapters.a[stuck]][long],
                 "grad_norm": view.latest("grad_norm")[tensors[long]],
             },
             first_step=stretch.first_step[long],
@@ -99,7 +96,7 @@ class LoraBStuck(Detector):
         with np.errstate(invalid="ignore"):
             stepped = view.tensors.trainable[b] & view.held[b] & (view.lr[b] > 0)
             reached = (view.latest("grad_missing") == 0)[b]
-            dead = view.latest("norm")[adapters.a] == 0
-            should_move = view.latest("grad_norm")[b] > 0
-        suspects: BoolArray = zero & stepped & reached & (dead | should_move)
+            should_move = reached & (view.latest("grad_norm")[b] > 0)
+            should_move &= view.latest("norm")[adapters.a] != 0
+        suspects: BoolArray = zero & stepped & should_move
         return suspects

@@ -1,5 +1,5 @@
 """
-Runs for lora-a-growth, lora-b-stuck and expert-bias-drift.
+Runs for lora-a-growth, lora-b-stuck, lora-dead and expert-bias-drift.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors.expert_bias_drift import ExpertBiasDrift
 from trainvitals_monitor.detectors.lora_a_growth import LoraAGrowth
 from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
+from trainvitals_monitor.detectors.lora_dead import LoraDead
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -41,7 +42,7 @@ def pair_of_other_names() -> Stream:
     return stream
 
 
-@SCENARIOS.silent(LoraAGrowth, LoraBStuck)
+@SCENARIOS.silent(LoraAGrowth, LoraBStuck, LoraDead)
 def narrow_layers_that_adapt_nothing() -> Stream:
     """The same two beside a weight that is trained as well: no adapter."""
     names = "wq.linear.weight", "wq.down.weight", "wq.up.weight"
@@ -92,7 +93,7 @@ def explosion_in_training() -> Stream:
     return _train([1.2 + step for step in range(40)], [0.5 * (step + 1) for step in range(40)])
 
 
-@SCENARIOS.silent(LoraAGrowth, LoraBStuck)
+@SCENARIOS.silent(LoraAGrowth, LoraBStuck, LoraDead)
 def ordinary_adapter() -> Stream:
     """A triples in a small model at a high rate, B leaves zero."""
     return _train(
@@ -100,7 +101,7 @@ def ordinary_adapter() -> Stream:
     )
 
 
-@SCENARIOS.silent(LoraAGrowth, LoraBStuck)
+@SCENARIOS.silent(LoraAGrowth, LoraBStuck, LoraDead)
 def weight_decay_before_b_moves() -> Stream:
     """A shrinks while B is zero; the learning rate is still 0."""
     return _train([1.2, 1.199, 1.198], [0.0, 0.0, 0.0], grad_a=0.0, lr=0.0)
@@ -112,10 +113,34 @@ def adapter_from_a_decomposition() -> Stream:
     return _train([80.0] * 5, [80.0] * 5)
 
 
-@SCENARIOS.fires(LoraBStuck, Severity.CRITICAL, subject=B, first_step=1, says="A is zero too")
+@SCENARIOS.fires(LoraDead, Severity.CRITICAL, subject=A, first_step=1, says=B)
 def both_zero_for_ever() -> Stream:
     """Fresh pages: neither has a gradient."""
-    return _train([0.0] * 10, [0.0] * 10, grad_a=0.0, grad_b=0.0)
+    return _train([0.0] * 2, [0.0] * 2, grad_a=0.0, grad_b=0.0)
+
+
+@SCENARIOS.fires(LoraDead, Severity.CRITICAL, subject=A, first_step=5)
+def wiped_in_the_middle_of_training() -> Stream:
+    """A slot that is cleared while it is in use."""
+    return _train([1.2] * 4 + [0.0] * 4, [0.1] * 4 + [0.0] * 4, grad_a=0.0, grad_b=0.0)
+
+
+@SCENARIOS.silent(LoraDead)
+def both_zero_before_a_warm_up() -> Stream:
+    """Nothing has been stepped yet."""
+    return _train([0.0] * 10, [0.0] * 10, grad_a=0.0, grad_b=0.0, lr=0.0)
+
+
+@SCENARIOS.silent(LoraDead)
+def both_zero_and_not_active() -> Stream:
+    """A spare adapter: no gradient at all reaches it."""
+    return _train([0.0] * 20, [0.0] * 20, grad_a=0.0, grad_b=None)
+
+
+@SCENARIOS.silent(LoraDead)
+def one_half_of_zeros() -> Stream:
+    """An embedding's adapter: A begins at zero, B does not."""
+    return _train([0.0, *([0.01] * 9)], [1.2] * 10)
 
 
 @SCENARIOS.fires(LoraBStuck, Severity.CRITICAL, subject=B, says="although it has a gradient")
@@ -124,7 +149,7 @@ def b_with_a_gradient_and_zero() -> Stream:
     return _train([1.2] * 10, [0.0] * 10)
 
 
-@SCENARIOS.silent(LoraBStuck)
+@SCENARIOS.silent(LoraBStuck, LoraDead)
 def adapter_that_is_not_active() -> Stream:
     """No gradient at all reaches it."""
     return _train([1.2] * 20, [0.0] * 20, grad_b=None)

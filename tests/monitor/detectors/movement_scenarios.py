@@ -1,5 +1,5 @@
 """
-Runs for updates-lost, parameter-stuck and frozen-parameter-moved.
+Runs for updates-lost, parameter-stuck, frozen-parameter-moved and base-weights-moved.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
 from trainvitals.contract import Contract
+from trainvitals_monitor.detectors.base_weights_moved import BaseWeightsMoved
 from trainvitals_monitor.detectors.counter_stuck import CounterStuck
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
@@ -217,10 +218,20 @@ def declared_frozen_and_moved() -> Stream:
     return _moving(_with_adapter(frozen=["teacher.*"]), "teacher.weight", 1, 1e-6)
 
 
-@SCENARIOS.fires(FrozenParameterMoved, Severity.CRITICAL, subject="wq.weight", says="LoRA")
+@SCENARIOS.fires(BaseWeightsMoved, Severity.CRITICAL, subject="wq.weight", says="LoRA")
 def base_of_an_adapter_moves() -> Stream:
     """The frozen base is trained along."""
     return _moving(_with_adapter(), "wq.weight", 4, 0.01)
+
+
+@SCENARIOS.silent(BaseWeightsMoved)
+def base_that_is_loaded_again() -> Stream:
+    """Each move is that of a load."""
+    stream = _with_adapter()
+    for _ in range(4):
+        stream.checkpoint("load")
+        stream.step(values={"*": 8.0}, updates={"wq.weight": 0.5, "wq.lora_B.default.weight": 0.1})
+    return stream
 
 
 def _frozen_and_held(norms: list[float], update: float | None = None, **info: Any) -> Stream:
@@ -257,19 +268,19 @@ def average_that_shrinks_with_its_source() -> Stream:
     return _frozen_and_held([8.0 * 0.99**step for step in range(20)])
 
 
-@SCENARIOS.silent(FrozenParameterMoved)
+@SCENARIOS.silent(FrozenParameterMoved, BaseWeightsMoved)
 def exponential_moving_average() -> Stream:
     """A teacher that follows at every step."""
     return _moving(_with_adapter(), "teacher.weight", 20, 0.01, still=0)
 
 
-@SCENARIOS.silent(FrozenParameterMoved)
+@SCENARIOS.silent(FrozenParameterMoved, BaseWeightsMoved)
 def adapter_merged_and_taken_out_again() -> Stream:
     """What is left in the base is rounding."""
     return _moving(_with_adapter(), "wq.weight", 10, 8.0 * 2**-23)
 
 
-@SCENARIOS.silent(FrozenParameterMoved)
+@SCENARIOS.silent(FrozenParameterMoved, BaseWeightsMoved)
 def adapter_merged_by_design() -> Stream:
     """ReLoRA: the base takes the adapter over once in many steps."""
     return _moving(_with_adapter(), "wq.weight", 1, 0.5, still=20)
