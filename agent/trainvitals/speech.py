@@ -7,6 +7,7 @@ stdout, which is the trainer's. `logging.getLogger("trainvitals").setLevel(...)`
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -25,10 +26,14 @@ class _Stderr(logging.Handler):
             return
         line = f"trainvitals: {self.format(record)}"
         bars: Any = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
-        if getattr(bars, "_instances", None):
-            bars.write(line, file=sys.stderr)  # not at the end of somebody's progress bar
-        else:
-            sys.stderr.write(line + "\n")
+        # A stderr that is closed, a full disk behind it, a pipe that nobody reads: the guard itself speaks here.
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is None:  # of a daemon
+                return
+            if getattr(bars, "_instances", None):
+                bars.write(line, file=sys.stderr)  # not at the end of somebody's progress bar
+            else:
+                sys.stderr.write(line + "\n")
 
 
 if not LOGGER.handlers:

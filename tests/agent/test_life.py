@@ -4,7 +4,10 @@ How long an agent lives: as long as somebody holds the model, and no longer; and
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
+import logging
 import subprocess
 import sys
 import threading
@@ -209,6 +212,33 @@ def test_a_bug_of_ours_in_attach_ends_no_training(
     assert len([record for record in caplog.records if record.exc_info]) == 1
     assert len(torch_optimizer._global_optimizer_pre_hooks) == hooks
     assert not ATTACHED.has(model)
+
+
+class Full(io.StringIO):
+    """A stderr with a full disk behind it."""
+
+    def write(self, _text: str, /) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def closed() -> io.StringIO:
+    """One whose terminal is gone."""
+    gone = io.StringIO()
+    gone.close()
+    return gone
+
+
+@pytest.mark.parametrize("stderr", [Full(), closed(), None])
+def test_a_stderr_that_takes_nothing_ends_no_training(
+    stderr: io.StringIO | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A daemon has none at all. Where no logging is set up nobody is told, and all is watched."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(sys, "stderr", stderr)
+    model = nn.Linear(4, 4)
+    with trainvitals.attach(model, monitor=str(tmp_path)) as agent:
+        train(model)
+    assert agent.coverage()["steps"] == 2
 
 
 def test_every_public_method_of_an_agent_is_silenced() -> None:
