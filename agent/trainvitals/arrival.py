@@ -95,18 +95,22 @@ class Arrival:
             self._handle.remove()
             BACKWARDS.release(self)
             WATCH.release()
-        if read_world().rank == 0 and not resolve({}).quiet:
+        if _may_speak():
             for line in lines:
                 say(line)
 
     def called(self, roots: Any, gradients: Any) -> None:  # noqa: ARG002  (a listener of BACKWARDS)
         """The program trains, be it with a torch optimizer or without."""
+        if self._guard is not None:
+            self._guard.call("count of backward()", self._count_backward)
+
+    def _count_backward(self) -> None:
         now = time.monotonic()
         self._first_backward = self._first_backward or now
         self._num_backwards += 1
         if now - self._first_backward > PATIENCE_S and not self._has_lost_patience:
             self._has_lost_patience = True
-            if read_world().rank == 0 and not resolve({}).quiet:
+            if _may_speak():
                 say(
                     f"{self._num_backwards} calls of backward() in {PATIENCE_S:.0f} s, and no step of a torch optimizer: "
                     f"nothing is watched so far; {_ADVICE}"
@@ -135,12 +139,13 @@ class Arrival:
         if guard.call("phantom steps", is_phantom, optimizer):
             return
         guard.call("count of steps", self._count, optimizer)
-        if not following.has_looked_at(optimizer):
-            guard.call("attach", self._look_at, following, optimizer)
+        guard.call("attach", self._look_at, following, optimizer)
         for hook in tuple(following.hooks.values()):
             hook(optimizer, args, kwargs)
 
     def _look_at(self, following: Following, optimizer: Optimizer) -> None:
+        if following.has_looked_at(optimizer):
+            return
         from trainvitals.backwards import BACKWARDS
 
         BACKWARDS.release(self)
@@ -180,6 +185,17 @@ class Arrival:
 
 
 _ADVICE = "call trainvitals.attach(model, optimizer) in the program"
+
+
+def _may_speak() -> bool:
+    """On one rank, if people want to hear."""
+    try:
+        is_quiet = resolve({}).quiet
+    except (
+        BadSetting
+    ):  # the program has changed its environment since: why nothing is watched will be said
+        is_quiet = False
+    return read_world().rank == 0 and not is_quiet
 
 
 def _passed_over(following: Following) -> list[str]:

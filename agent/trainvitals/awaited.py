@@ -61,6 +61,8 @@ class AwaitedModules(MetaPathFinder):
             execute(module)
             if spec.name in self.names:
                 self.names.discard(spec.name)
+                if not self.names:
+                    self.stop()
                 self._imported(spec.name)
 
         loader.exec_module = exec_module

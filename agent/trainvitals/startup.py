@@ -72,9 +72,8 @@ def _torch_is_here(_module: str) -> None:
         from trainvitals.arrival import arrive
 
         arrive()
-    except ImportError as error:
-        # safetensors is missing, or numpy does not fit.
-        _write(f"{SWITCH} is set, but nothing is watched: {error}")
+    except Exception as error:  # noqa: BLE001 - the guard is what may not be importable: no safetensors, another numpy
+        _write(f"{SWITCH} is set, but nothing is watched: {error!r}")
 
 
 def _write(line: str) -> None:

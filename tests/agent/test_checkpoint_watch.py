@@ -376,11 +376,11 @@ def test_awaited_modules_are_told_and_the_loader_is_left_as_it_was(
     other = AwaitedModules(["made_up_library"], imported)
     try:
         module: ModuleType = importlib.import_module("made_up_library")
+        assert awaited not in sys.meta_path
     finally:
         awaited.stop()
         other.stop()
     assert seen == [3, 3]
-    assert awaited not in sys.meta_path
     assert module.__spec__ is not None
     assert "exec_module" not in vars(module.__spec__.loader)
     del sys.modules["made_up_library"]

@@ -243,6 +243,19 @@ def test_a_failure_to_attach_does_not_reach_the_script(tmp_path: Path) -> None:
     assert "ended after 3 steps" in done.stderr
 
 
+def test_settings_that_the_script_spoils_end_nothing(tmp_path: Path) -> None:
+    """They were right when it began; why nothing is watched is said."""
+    script = write(
+        tmp_path,
+        "import os; os.environ['TRAINVITALS_BUDGET'] = os.environ['TRAINVITALS_QUIET'] = '7'\n"
+        "train(2); print('trained')",
+    )
+    done = run(tmp_path, script)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
+    assert "nothing was attached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_module_that_was_never_initialised_is_passed_over(tmp_path: Path) -> None:
     """Such modules exist for a moment while others are unpickled or built."""
     script = write(tmp_path, "raw = torch.nn.Linear.__new__(torch.nn.Linear)\ntrain(2)")

@@ -17,6 +17,7 @@ import torch
 from torch._inductor import compile_worker
 
 from tests.agent.test_launch import TRAIN, frames, steps
+from trainvitals import arrival, startup
 from trainvitals.parts import Part, part_of, trains
 
 ROOT = Path(__file__).parents[2]
@@ -268,3 +269,18 @@ def test_children_of_multiprocessing() -> None:
     assert not trains(_worker_loop)
     assert trains(test_parts_by_command)
     assert trains(None)
+
+
+@pytest.mark.parametrize("error", [ImportError("no safetensors"), ValueError("another numpy")])
+def test_nothing_of_ours_is_raised_into_the_import_of_torch(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever keeps us from arriving is one line."""
+
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr(arrival, "arrive", broken)
+    startup._torch_is_here("torch")
+    told = capsys.readouterr().err
+    assert told == f"trainvitals: TRAINVITALS is set, but nothing is watched: {error!r}\n"
