@@ -288,3 +288,6 @@ def test_a_compiled_function_that_calls_the_model_keeps_its_graph() -> None:
     assert not counters["graph_break"]
     routing = next(probe for probe in rig.probes if isinstance(probe, Routing))
     assert "of 1 routers no choice was seen" in routing.limits()[0]
+    routing.close()
+    assert "of 1 routers no choice was seen" in routing.limits()[0]
+    assert routing.touched() == []

@@ -81,10 +81,9 @@ class Outputs:
         return [hook.what for hook in self._hooks.values() if hook.is_there]
 
     def close(self) -> None:
-        """Take all hooks off."""
+        """Take all hooks off; what they have not heard is still told."""
         for hook in self._hooks.values():
             hook.remove()
-        self._hooks.clear()
 
 
 class Hook:
@@ -119,8 +118,9 @@ class Hook:
 
     @property
     def is_there(self) -> bool:
-        """Whether its module is."""
-        return self._module() is not None
+        """Whether its module is, and has it."""
+        module = self._module()
+        return module is not None and self in module._forward_hooks.values()
 
     def arm(self, reads: bool) -> None:
         """Count from now on, from zero; or do not."""
@@ -150,8 +150,8 @@ class Hook:
                 self._tokens += self._choices.count(output, counts)
 
     def remove(self) -> None:
-        """Take the hook off its module."""
-        self._reads = False
+        """Take the hook off its module, and free the counts."""
+        self._reads, self._counts = False, None
         self._handle.remove()
 
     def _fresh(self, output: Any) -> torch.Tensor | None:
