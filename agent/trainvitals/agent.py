@@ -26,6 +26,7 @@ from trainvitals.attempts import Attempts
 from trainvitals.budget import Budget
 from trainvitals.clock import Clock, steppers
 from trainvitals.contract import Contract
+from trainvitals.coverage import no_coverage
 from trainvitals.guard import Guard
 from trainvitals.letterhead import Letterhead
 from trainvitals.limits import limits_of_models, limits_of_tensors
@@ -255,10 +256,10 @@ class Agent:
         """What was looked at and what was never seen; counts, and ages in steps."""
         if self._report is not None:
             return dict(self._report)
-        report = self._rounds.coverage(self._checkpoints.coverage())
+        looks = self._guard.call("coverage", self._rounds.coverage, self._checkpoints.coverage())
         return {
-            **report,
-            "limits": self._limits(),
+            **(looks or no_coverage()),
+            "limits": self._guard.call("limits", self._limits) or list(self._limits_at_attach),
             "switched_off": dict(self._guard.off),
             "failures": dict(self._guard.failures),
             "plan": self._budget.plan().as_json(),
@@ -287,9 +288,8 @@ class Agent:
 
     def _limits(self) -> list[str]:
         """What can't be known of this training, and why."""
-        of_tensors = self._guard.call("limits", limits_of_tensors, self._slots) or []
         of_probes = [text for probe in self._probes for text in probe.limits()]
-        return [*self._limits_at_attach, *of_tensors, *of_probes]
+        return [*self._limits_at_attach, *limits_of_tensors(self._slots), *of_probes]
 
     def _steps_done(self) -> int:
         return self._progress.step

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainvitals.agent import Agent
 from trainvitals.attempt import World
+from trainvitals.coverage import no_coverage
 from trainvitals.plan import Plan
 from trainvitals.settings import resolve
 
@@ -43,14 +44,7 @@ class InertAgent(Agent):
     def coverage(self) -> dict[str, Any]:
         """Nothing was looked at, and why."""
         return {
-            "steps": 0,
-            "tensors": 0,
-            "tensors_seen": 0,
-            "tensors_exact": 0,
-            "oldest_look_steps": None,
-            "saves": 0,
-            "loads": 0,
-            "never_seen": ["an optimizer step", "a save", "a resume (a load)"],
+            **no_coverage(),
             "limits": [],
             "switched_off": {"attach": self._error},
             "failures": {},

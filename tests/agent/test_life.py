@@ -27,6 +27,7 @@ from trainvitals.attached import ATTACHED
 from trainvitals.clock import Clock
 from trainvitals.frame import decode
 from trainvitals.probes.checkpoint import WATCH
+from trainvitals.probes.probe import Probe
 from trainvitals.slots import SlotTable
 from trainvitals.swaps import SWAPS
 
@@ -212,6 +213,21 @@ def test_a_bug_of_ours_in_attach_ends_no_training(
     assert len([record for record in caplog.records if record.exc_info]) == 1
     assert len(torch_optimizer._global_optimizer_pre_hooks) == hooks
     assert not ATTACHED.has(model)
+
+
+def test_what_can_t_be_summed_up_ends_no_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The coverage is said at close, which a trainer may call on its way out of an exception of its own."""
+    model = nn.Linear(4, 4)
+    agent = trainvitals.attach(model, monitor=str(tmp_path))
+    train(model)
+    monkeypatch.setattr(SlotTable, "readable", broken)
+    monkeypatch.setattr(Probe, "limits", broken)
+    assert agent.coverage()["switched_off"].keys() >= {"coverage", "limits"}
+    agent.close()
+    assert agent.coverage()["tensors"] == 0
+    assert "0 of 0 tensors looked at" in caplog.messages[-1]
 
 
 class Full(io.StringIO):
