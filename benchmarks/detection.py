@@ -105,7 +105,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "average-aliased",
         "resume-discontinuity",
     ),
-    "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion"),
+    "explosion": ("gradient-not-cleared", "gradient-explosion", "norm-explosion", "loss-spike"),
     "frozen": ("gradient-missing", "gradient-zero", "parameter-stuck"),
     "frozen_moves": ("frozen-parameter-moved", "base-weights-moved"),
     "identity": ("slot-replaced", "checkpoint-stale", "tensor-unregistered"),
@@ -148,6 +148,7 @@ FITS: dict[str, tuple[str, ...]] = {
     "schedule": (
         "learning-rate-zero",
         "learning-rate-vanished",
+        "learning-rate-jump",
         "schedule-overrun",
         "resume-discontinuity",
     ),

@@ -34,7 +34,14 @@ class Effects:
     spreads: bool = False
 
 
-_BLOWN_UP = ("non-finite", "norm-explosion", "loss-non-finite", "loss-at-chance")
+_BLOWN_UP = (
+    "non-finite",
+    "norm-explosion",
+    "gradient-explosion",
+    "loss-non-finite",
+    "loss-spike",
+    "loss-at-chance",
+)
 _UNTRAINED = ("gradient-missing", "gradient-zero", "parameter-stuck", "lora-b-stuck")
 _LOST = ("updates-lost", "buffer-stuck", "parameter-stuck", "expert-bias-drift")
 _UNMOVED = ("update-ratio-out-of-range", "updates-lost", "parameter-stuck", "lora-b-stuck")
@@ -174,6 +181,10 @@ EXPLAINS_NOTHING = frozenset(
         "lora-b-stuck",
         "loss-at-chance",
         "parameter-stuck",
+        # Never above info, and what is only worth knowing explains nothing.
+        "gradient-explosion",
+        "learning-rate-jump",
+        "loss-spike",
         # Says that runs part, whatever the reason: no cause, and no effect either.
         "differs-from-reference",
     }

@@ -30,10 +30,12 @@ from trainvitals_monitor.detectors.expert_load_imbalance import ExpertLoadImbala
 from trainvitals_monitor.detectors.frozen_parameter_moved import FrozenParameterMoved
 from trainvitals_monitor.detectors.frozen_statistics_moved import FrozenStatisticsMoved
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
+from trainvitals_monitor.detectors.gradient_explosion import GradientExplosion
 from trainvitals_monitor.detectors.gradient_missing import GradientMissing
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.gradient_vanishing import GradientVanishing
 from trainvitals_monitor.detectors.gradient_zero import GradientZero
+from trainvitals_monitor.detectors.learning_rate_jump import LearningRateJump
 from trainvitals_monitor.detectors.learning_rate_vanished import LearningRateVanished
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.detectors.load_incomplete import LoadIncomplete
@@ -42,6 +44,7 @@ from trainvitals_monitor.detectors.lora_b_stuck import LoraBStuck
 from trainvitals_monitor.detectors.lora_dead import LoraDead
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
 from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
+from trainvitals_monitor.detectors.loss_spike import LossSpike
 from trainvitals_monitor.detectors.moments_permuted import MomentsPermuted
 from trainvitals_monitor.detectors.non_finite import NonFinite
 from trainvitals_monitor.detectors.norm_collapse import NormCollapse
@@ -99,6 +102,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     LearningRateZero,
     LearningRateVanished,
     ScheduleOverrun,
+    LearningRateJump,
     LoraDead,
     GradientMissing,
     GradientZero,
@@ -129,7 +133,9 @@ DETECTORS: tuple[type[Detector], ...] = (
     NonFinite,
     NormExplosion,
     NormCollapse,
+    GradientExplosion,
     LossNonFinite,
+    LossSpike,
     LossAtChance,
     DiffersFromReference,
 )

@@ -21,13 +21,18 @@ class GradientNorms(NamedTuple):
     total: FloatArray
 
 
-def gradient_norms(view: View, looks: int, window: int) -> GradientNorms | None:
-    """The last `looks` steps with all of them, this one included; None if there are fewer within the window."""
+def gradient_norms(
+    view: View, looks: int, window: int, at_most: int | None = None
+) -> GradientNorms | None:
+    """
+    The last `looks` steps with all of them, this one included, or up to `at_most` if there are more; None if there are
+    fewer within the window.
+    """
     tensors = _held(view)
     if not len(tensors) or not view.seen("grad_norm")[tensors].all():
         return None
     values, seen = view.window("grad_norm", window)
-    rows = np.flatnonzero(seen[:, tensors].all(axis=1))[-looks:]
+    rows = np.flatnonzero(seen[:, tensors].all(axis=1))[-(at_most or looks) :]
     norms = values[rows][:, tensors]
     if len(rows) < looks or not np.isfinite(norms).all():
         return None

@@ -28,6 +28,20 @@ class Descent(NamedTuple):
     falls: int = 0
 
 
+class Rise(NamedTuple):
+    """
+    The last time that a learning rate rose: the step, that at which it was told before, the rate then and the largest one
+    up to then; how often it had changed and how often come up again after a fall, this time not counted.
+    """
+
+    step: int
+    told: int
+    before: float
+    peak: float
+    changes: int
+    revivals: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """
@@ -52,6 +66,9 @@ class Schedules:
     def __init__(self) -> None:
         self._first: dict[int, dict[int, float]] = {}
         self._last: dict[int, float] = {}
+        self._told: dict[int, int] = {}
+        self._changed: dict[int, int] = {}
+        self._rises: dict[int, Rise] = {}
         self._fallen: set[int] = set()
         self._revivals: dict[int, int] = {}
         self._peak: dict[int, float] = {}
@@ -66,6 +83,7 @@ class Schedules:
             if step - min(first, default=step) < FIRST_RATES:
                 first[step] = rate
             last = self._last.get(group, rate)
+            self._rise(group, rate, last, step)
             if rate < last:
                 self._fallen.add(group)
             elif rate > last and group in self._fallen:
@@ -74,6 +92,19 @@ class Schedules:
             self._descend(group, rate, last, step)
             self._mirror(group, rate, step)
             self._last[group] = rate
+
+    def _rise(self, group: int, rate: float, last: float, step: int) -> None:
+        changes = self._changed.get(group, 0)
+        if rate > last:
+            told, peak = self._told[group], self._peak[group]
+            revivals = self._revivals.get(group, 0)
+            self._rises[group] = Rise(step, told, last, peak, changes, revivals)
+        self._changed[group] = changes + (rate != last)
+        self._told[group] = step
+
+    def rise(self, group: int) -> Rise | None:
+        """The last time that the group's rate rose; None if it never did."""
+        return self._rises.get(group)
 
     def _descend(self, group: int, rate: float, last: float, step: int) -> None:
         peak = self._peak[group] = max(rate, self._peak.get(group, rate))

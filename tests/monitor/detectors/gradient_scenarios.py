@@ -1,5 +1,6 @@
 """
-Runs for gradient-not-cleared, gradient-clipped-away, gradient-vanishing and update-ratio-out-of-range.
+Runs for gradient-not-cleared, gradient-clipped-away, gradient-vanishing, gradient-explosion and
+update-ratio-out-of-range.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors.gradient_clipped_away import GradientClippedAway
+from trainvitals_monitor.detectors.gradient_explosion import GradientExplosion
 from trainvitals_monitor.detectors.gradient_not_cleared import GradientNotCleared
 from trainvitals_monitor.detectors.gradient_vanishing import GradientVanishing
 from trainvitals_monitor.detectors.update_ratio_out_of_range import UpdateRatioOutOfRange
@@ -227,3 +229,46 @@ def plateau_of_a_full_batch() -> Stream:
 def one_parameter_looked_at() -> Stream:
     """Its norm says nothing of all together."""
     return _clipped(1e-5, varied=0.0, seen="a")
+
+
+def _sizes(sizes: list[float]) -> Stream:
+    """Gradients of these norms: all of "a"'s, and a hundredth of each for "b"."""
+    stream = Stream(["a", "b"])
+    stream.optimizers([["a", "b"]])
+    for size in sizes:
+        stream.step(gradients={"a": size, "b": 0.01 * min(size, 2.0)})
+    return stream
+
+
+def _noisy(count: int, scale: float = 1.0) -> list[float]:
+    return [scale * (1.0 + 0.5 * (step * 7 % 5)) for step in range(count)]
+
+
+@SCENARIOS.fires(GradientExplosion, Severity.INFO, subject="a", says="not come down")
+def gradients_that_are_amplified() -> Stream:
+    """Half as much again at every step, for ever."""
+    return _sizes([*_noisy(20), *(1.5**step for step in range(60))])
+
+
+@SCENARIOS.fires(GradientExplosion, Severity.INFO, subject="a", first_step=41)
+def gradients_that_leap_and_stay() -> Stream:
+    """From one step to the next."""
+    return _sizes([*_noisy(40), *([5e3] * 6)])
+
+
+@SCENARIOS.silent(GradientExplosion)
+def batch_that_throws_gradients_off() -> Stream:
+    """Two steps, and over."""
+    return _sizes([*_noisy(40), 5e4, 8e3, *_noisy(20)])
+
+
+@SCENARIOS.silent(GradientExplosion)
+def rise_of_two_orders() -> Stream:
+    """A harder phase of the training."""
+    return _sizes([*_noisy(40), *_noisy(40, 100.0)])
+
+
+@SCENARIOS.silent(GradientExplosion)
+def leap_that_comes_down() -> Stream:
+    """A fresh head: its gradients shrink with every step."""
+    return _sizes([*_noisy(40), *(5e4 * 0.7**step for step in range(40))])

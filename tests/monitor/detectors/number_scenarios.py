@@ -1,5 +1,5 @@
 """
-Runs for non-finite, norm-explosion, loss-non-finite and loss-at-chance.
+Runs for non-finite, norm-explosion, loss-non-finite, loss-spike and loss-at-chance.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
 from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
+from trainvitals_monitor.detectors.loss_spike import LossSpike
 from trainvitals_monitor.detectors.non_finite import NonFinite
 from trainvitals_monitor.detectors.norm_explosion import NormExplosion
 from trainvitals_monitor.findings import Severity
@@ -196,3 +197,54 @@ def new_head_on_a_loaded_body() -> Stream:
     stream.checkpoint("load", keys=["body.weight"])
     stream.step(values={"*": 1.0}, loss=math.log(10), steps=4)
     return stream
+
+
+def _logged(losses: Iterable[float], name: str = "loss") -> Stream:
+    stream = Stream(["w"])
+    for loss in losses:
+        stream.step(values={"w": 1.0}, scalars={name: loss})
+    return stream
+
+
+def _learning(count: int, floor: float = 2.0) -> list[float]:
+    """A descent with noise of a few percent."""
+    return [
+        floor + 2.0 * 0.96**step + 0.1 * math.sin(7.0 * step) * math.cos(3.0 * step)
+        for step in range(count)
+    ]
+
+
+@SCENARIOS.fires(LossSpike, Severity.INFO, first_step=121, says="loss has been at 7.2")
+def loss_that_does_not_come_back() -> Stream:
+    """From 2 to 8, and slowly down again."""
+    return _logged([*_learning(120), *(8.0 - 0.2 * step for step in range(10))])
+
+
+@SCENARIOS.silent(LossSpike)
+def bad_batch() -> Stream:
+    """Four values, and over."""
+    return _logged([*_learning(120), 8.0, 7.0, 5.0, 4.0, *_learning(60)[30:]])
+
+
+@SCENARIOS.silent(LossSpike)
+def harder_data() -> Stream:
+    """A third more of loss, for good."""
+    return _logged([*_learning(120), *([2.7] * 60)])
+
+
+@SCENARIOS.silent(LossSpike)
+def tasks_in_turn() -> Stream:
+    """Twenty steps of one, six of a harder one."""
+    return _logged([8.0 if step % 26 >= 20 else 2.0 + 0.01 * (step % 3) for step in range(200)])
+
+
+@SCENARIOS.silent(LossSpike)
+def first_descent() -> Stream:
+    """Up, before it comes down."""
+    return _logged([2.0] * 10 + [9.0] * 40)
+
+
+@SCENARIOS.silent(LossSpike)
+def loss_of_the_validation() -> Stream:
+    """Of other data."""
+    return _logged([*_learning(120), *([8.0] * 20)], name="val_loss")

@@ -1,5 +1,5 @@
 """
-Runs for learning-rate-zero, learning-rate-vanished and schedule-overrun.
+Runs for learning-rate-zero, learning-rate-vanished, learning-rate-jump and schedule-overrun.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream
 from trainvitals.contract import Contract
+from trainvitals_monitor.detectors.learning_rate_jump import LearningRateJump
 from trainvitals_monitor.detectors.learning_rate_vanished import LearningRateVanished
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
 from trainvitals_monitor.detectors.schedule_overrun import ScheduleOverrun
@@ -185,3 +186,51 @@ def triangles() -> Stream:
 def second_warm_up() -> Stream:
     """A cosine to zero, and a line up."""
     return _run([*_cosine(40, 40), *(1e-5 * step for step in range(40))])
+
+
+def _warm_up(steps: int, peak: float = 1e-3) -> list[float]:
+    return [peak * (step + 1) / steps for step in range(steps)]
+
+
+@SCENARIOS.fires(
+    LearningRateJump, Severity.INFO, subject="a", first_step=41, says="never been above"
+)
+def scaled_once_more_in_the_middle() -> Stream:
+    """By the number of processes, after a warm-up and a piece of the decay."""
+    return _run([*_warm_up(10), *_decay(30), *([8e-3] * 10)])
+
+
+@SCENARIOS.fires(LearningRateJump, Severity.INFO, subject="b", first_step=31)
+def warm_up_that_ends_with_its_epoch() -> Stream:
+    """One group is at a sixth of its peak, and there all at once."""
+    return _run([(1e-3, rate) for rate in [*_warm_up(180)[:30], *([1e-3] * 10)]])
+
+
+@SCENARIOS.silent(LearningRateJump)
+def warm_up_from_next_to_nothing() -> Stream:
+    """The second step is at ten thousand times the first; then a line, and a cosine."""
+    return _run([1e-9, *_warm_up(100), *_cosine(40, 40)])
+
+
+@SCENARIOS.silent(LearningRateJump)
+def constant_warm_up() -> Stream:
+    """A tenth of the rate, then all of it."""
+    return _run([1e-4] * 50 + [1e-3] * 50)
+
+
+@SCENARIOS.silent(LearningRateJump)
+def cycles_that_grow() -> Stream:
+    """Each comes up to twice the last one's peak, from next to nothing."""
+    return _run([rate * 2**cycle for cycle in range(4) for rate in _cosine(40, 40)])
+
+
+@SCENARIOS.silent(LearningRateJump)
+def a_rest_and_the_same_rate_again() -> Stream:
+    """Frozen for a while."""
+    return _run([*([1e-3] * 20), *([1e-5] * 20), *([1e-3] * 20)])
+
+
+@SCENARIOS.silent(LearningRateJump)
+def group_that_is_taken_in_later() -> Stream:
+    """At zero until the others are warm."""
+    return _run([(1e-3, 0.0)] * 20 + [(1e-3, 5e-4)] * 20)
