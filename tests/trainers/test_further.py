@@ -31,3 +31,12 @@ def test_trls_trainers(kind: str, tmp_path: Path) -> None:
     assert ran.steps == list(range(1, 17))
     assert ran.num_losses
     assert ran.found == []
+
+
+def test_a_training_that_begins_anew_with_smaller_batches(tmp_path: Path) -> None:
+    """transformers begins again on the same model, which is no model that somebody else watches."""
+    needs("transformers")
+    ran = run_program(PROGRAMS / "smaller_batches.py", folder=tmp_path)
+    assert "batches of 3" in ran.output
+    assert len(ran.steps) == 2 + 24
+    assert ran.found == []

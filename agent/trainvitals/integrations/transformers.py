@@ -34,7 +34,9 @@ class TrainvitalsCallback(TrainerCallback):
         control: TrainerControl,
         **given: Any,
     ) -> None:
-        """The Trainer is ready for its first step."""
+        """The Trainer is ready for its first step, be it anew after an error (`auto_find_batch_size`)."""
+        if self.agent is not None:
+            self.agent.close()
         settings = with_run(self._settings, _run_name(args))
         mesh = getattr(given["model"], "_device_mesh", None)
         if mesh is None:  # every process has data of its own
