@@ -58,7 +58,7 @@ class Attached:
         return any(agent.slots.is_of(model) for agent in self.agents)
 
     def make_way(self, models: Iterable[nn.Module]) -> None:
-        """Close the agents that nobody asked for by `attach`, if they watch any of these: now somebody does."""
+        """Close the agents that were added to give way, if they watch any of these."""
         parameters = [parameter for model in models for parameter in model.parameters()]
         for agent in self.agents:
             index_of = agent.slots.index_of
@@ -86,7 +86,7 @@ class Attached:
 
     @contextmanager
     def giving_way(self) -> Iterator[None]:
-        """Agents that are added meanwhile give way to those of the program's own `attach()`."""
+        """Agents that are added meanwhile give way to a later `attach()` of what they watch."""
         self._is_giving_way = True
         try:
             yield

@@ -1,5 +1,5 @@
 """
-Trainers and adapters beyond the snippets: torchtitan's LoRA converter, and TRL's trainers.
+Trainers and adapters beyond the snippets: torchtitan's LoRA converter, TRL's trainers, trainings that begin anew.
 """
 
 from __future__ import annotations
@@ -39,4 +39,14 @@ def test_a_training_that_begins_anew_with_smaller_batches(tmp_path: Path) -> Non
     ran = run_program(PROGRAMS / "smaller_batches.py", folder=tmp_path)
     assert "batches of 3" in ran.output
     assert len(ran.steps) == 2 + 24
+    assert ran.found == []
+
+
+def test_a_module_that_is_fitted_again_after_an_exception(tmp_path: Path) -> None:
+    """Lightning tells its callbacks of the exception; the second training is watched as the run's next attempt."""
+    needs("lightning")
+    ran = run_program(PROGRAMS / "fit_again.py", folder=tmp_path)
+    assert "failed by its own" in ran.output
+    assert ran.runs == ["again"]
+    assert len(ran.steps) == 3 + 8
     assert ran.found == []

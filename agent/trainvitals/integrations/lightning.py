@@ -54,7 +54,14 @@ class TrainvitalsCallback(Callback):
         self.agent.log(step=trainer.global_step, loss=loss)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """At the end, be it by an exception."""
+        """At the end."""
+        if self.agent is not None:
+            self.agent.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Or at an exception; Lightning then calls no teardown, and may fit the same module again."""
         if self.agent is not None:
             self.agent.close()
 

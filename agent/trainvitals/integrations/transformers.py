@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 import trainvitals
+from trainvitals.attached import ATTACHED
 from trainvitals.integrations.naming import with_run
 
 
@@ -19,6 +20,7 @@ class TrainvitalsCallback(TrainerCallback):
     """
     Attaches when the training begins (weights loaded, optimizer made, checkpoint resumed), and closes at its end.
 
+    The Trainer doesn't say that a training has failed: its agent stays open, and gives way to the next one on the model.
     `settings` are those of `trainvitals.attach`. Takes the model, the optimizer, the step number and the logged loss
     from the Trainer; the run is called as `TrainingArguments.run_name` says, else as the last part of `output_dir`.
     """
@@ -35,18 +37,17 @@ class TrainvitalsCallback(TrainerCallback):
         **given: Any,
     ) -> None:
         """The Trainer is ready for its first step, be it anew after an error (`auto_find_batch_size`)."""
-        if self.agent is not None:
-            self.agent.close()
         settings = with_run(self._settings, _run_name(args))
         mesh = getattr(given["model"], "_device_mesh", None)
         if mesh is None:  # every process has data of its own
             mesh = {"dp": (args.process_index, args.world_size)}
-        self.agent = trainvitals.attach(
-            given["model"],
-            given.get("optimizer"),
-            step=state.global_step,
-            **{"mesh": mesh, **settings},
-        )
+        with ATTACHED.giving_way():
+            self.agent = trainvitals.attach(
+                given["model"],
+                given.get("optimizer"),
+                step=state.global_step,
+                **{"mesh": mesh, **settings},
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
