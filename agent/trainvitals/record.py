@@ -22,6 +22,8 @@ Rows = tuple[str, dict[str, npt.NDArray[Any]]]
 _EVENT_BYTES = 512
 MAX_SCALARS = 1 << 16
 _SCALAR_BYTES = 20
+MAX_NAMES, MAX_NAME_LENGTH = 256, 200
+"""Every frame names all scalars, and a monitor refuses one with more or longer names: those lose their numbers alone."""
 
 
 class Record:
@@ -63,7 +65,12 @@ class Record:
 
     def scalar(self, name: str, step: int, value: float) -> None:
         """A number that the trainer logged. Many trainers do at every step: columns are made of them by who takes."""
-        index = self._scalars.setdefault(name, len(self._scalars))
+        index = self._scalars.get(name)
+        if index is None:
+            if len(self._scalars) >= MAX_NAMES or len(name) > MAX_NAME_LENGTH:
+                self.dropped_rows += 1
+                return
+            index = self._scalars[name] = len(self._scalars)
         self.dropped_rows += len(self._numbers) == MAX_SCALARS
         self._numbers.append((index, step, value))
 

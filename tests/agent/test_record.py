@@ -10,7 +10,9 @@ import threading
 import numpy as np
 
 from trainvitals.events import SlotChanged
-from trainvitals.record import Record
+from trainvitals.record import MAX_NAME_LENGTH, MAX_NAMES, Record
+from trainvitals_monitor.config import Limits
+from trainvitals_monitor.header import MAX_NAME
 
 
 def test_rows_of_a_table_are_joined() -> None:
@@ -42,6 +44,20 @@ def test_what_does_not_fit_is_counted() -> None:
     assert record.dropped_rows == 100 - len(kept)
     assert kept.tolist() == list(range(100 - len(kept), 100))
     assert 0 < len(kept) * 32 <= 1000
+
+
+def test_names_without_end_cost_only_their_own_numbers() -> None:
+    """A name for each step, or one of a page: what came before is told as always, and the rest is counted."""
+    record = Record(1000)
+    for step in range(300):
+        record.scalar("loss", step, 1.0)
+        record.scalar(f"loss of step {step}", step, 1.0)
+    record.scalar("x" * 1000, 1, 1.0)
+    tables, _, _ = record.take()
+    assert len(record.scalar_names) == MAX_NAMES == Limits().scalars
+    assert MAX_NAME_LENGTH == MAX_NAME
+    assert (tables["scalars"]["scalar"] == 0).sum() == 300
+    assert record.dropped_rows == 300 - 255 + 1
 
 
 def test_two_threads_do_not_lose_count_of_what_waits() -> None:
