@@ -196,6 +196,8 @@ class Writing:
                 table.c.attempt_id == attempt_id,
                 table.c.kind == kind,
                 table.c.tile == tile,
+                # What the next line implies, and the index knows.
+                table.c.first_step < before,
                 table.c.last_step < before,
             )
         )
@@ -216,11 +218,13 @@ class Writing:
         )
 
     def put_floor(self, attempt_id: int, rank: int, floor: int) -> None:
-        """Numbers below are duplicates from now on."""
+        """Numbers below are duplicates from now on; a higher floor stays."""
         statement = insert(schema.floors).values(attempt_id=attempt_id, rank=rank, floor=floor)
+        # Frames go by step, some at a time: among those of one step the highest number may have gone before.
+        higher = func.max(schema.floors.c.floor, statement.excluded.floor)
         self._connection.execute(
             statement.on_conflict_do_update(
-                index_elements=["attempt_id", "rank"], set_={"floor": statement.excluded.floor}
+                index_elements=["attempt_id", "rank"], set_={"floor": higher}
             )
         )
 

@@ -203,6 +203,17 @@ def test_a_frame_is_there_once(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_floor_only_rises(tmp_path: Path) -> None:
+    """Frames are forgotten some at a time, by step: a later part may hold a lower number."""
+    store = Store(str(tmp_path))
+    _, attempt_id = _attempt(store)
+    for floor in (7, 6, 9):
+        with store.writing() as writing:
+            writing.put_floor(attempt_id, 0, floor)
+        assert [row["floor"] for row in store.floors(attempt_id)] == [max(7, floor)]
+    store.close()
+
+
 def test_frames_and_findings_come_back_as_they_were(tmp_path: Path) -> None:
     """Frames in each rank's order, however they came; of a finding the last version, whole."""
     store = Store(str(tmp_path))
