@@ -33,8 +33,8 @@ class AverageAliased(Detector):
         Copy the values: `target.load_state_dict(online.state_dict())`, or `copy.deepcopy` once.
 
     Misses:
-        Parts that share their tensors from the first step on: two names for one network are a design. Teachers that
-        are no part of what is attached.
+        Parts that share their tensors from the first step on: two names for one network are a design, also when it is
+        replaced under both. Teachers that are no part of what is attached.
     """
 
     name = "average-aliased"
@@ -59,12 +59,14 @@ class AverageAliased(Detector):
             for at in view.events(SlotChanged)
             if at.event.tensor >= 0 and "object" in at.event.changes
         }
+        if not replaced:
+            return
         table = view.tensors
         parts: dict[tuple[str, str], list[tuple[int, int]]] = {}
         for tensor in sorted(replaced):
             for other in _shared_with(view, tensor) if table.is_param[tensor] else ():
                 roots = _roots(table.fqn[tensor], table.fqn[other])
-                if roots is not None:
+                if roots is not None and not _began_as_one(view, tensor, other):
                     parts.setdefault(roots, []).append((tensor, other))
         for pairs in parts.values():
             if len(pairs) >= self.value("tensors"):
@@ -89,6 +91,12 @@ def _shared_with(view: View, tensor: int) -> list[int]:
     """The tensors that share its object now."""
     first = int(view.tied_to[tensor])
     return [first] if first >= 0 else np.flatnonzero(view.tied_to == tensor).tolist()
+
+
+def _began_as_one(view: View, tensor: int, other: int) -> bool:
+    """Whether both names were one tensor's from the first: then it may be replaced under both, one after the other."""
+    mine, its = int(view.first_tied_to[tensor]), int(view.first_tied_to[other])
+    return mine == other or its == tensor or mine == its >= 0
 
 
 def _roots(one: str, other: str) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ class DropoutLost(Detector):
     """
     Detects:
         Modules whose dropout rate was the same from the first step on, and is exactly 0 since some step, in train mode.
+        Info where all of several modules are at 0 at once: some train so (https://arxiv.org/abs/2303.01500).
 
     Why it matters:
         The rest of the training does not regularise, though every module is in train mode and the configuration says that
@@ -33,7 +34,8 @@ class DropoutLost(Detector):
 
     Misses:
         Rates that fall step by step, as a schedule lets them, even to 0; functional dropout, whose rate no module holds.
-        A rate that is set to 0 at once on purpose is reported.
+        A helper that is called on the whole model by mistake looks like an early dropout that is over. The rates of some
+        modules, or of the only one, that are set to 0 at once on purpose are reported.
     """
 
     name = "dropout-lost"
@@ -66,6 +68,7 @@ class DropoutLost(Detector):
             lost = int((rates == 0).sum() - (before == 0).sum())
             steady = before.tolist() == first.dropout_rates
             if lost > 0 and steady and now.since - first.step >= self.value("steps"):
+                all_at_once = lost > 1 and not rates.any()
                 yield Claim(
                     message="the dropout rate of {lost} of {dropouts} modules is 0 since step {since_step}, after {rate:.3g} "
                     "from the first step on, in train mode.",
@@ -78,4 +81,5 @@ class DropoutLost(Detector):
                     },
                     first_step=now.since,
                     last_good_step=now.since - 1,
+                    severity=Severity.INFO if all_at_once else None,
                 )

@@ -44,8 +44,8 @@ class RouterUntrained(Detector):
         more only.
 
     Misses:
-        Parameters of 16 bits, in which rounding is no millionth. Gates that are not named as routers are. A router that is
-        fixed on purpose and not frozen is reported.
+        Parameters of 16 bits, in which rounding is no millionth. Gates that are not named as routers are, or
+        that lead to one expert only. A router that is fixed on purpose and not frozen is reported.
     """
 
     name = "router-untrained"
@@ -72,7 +72,8 @@ class RouterUntrained(Detector):
     def look(self, view: View) -> Iterable[Claim]:
         table = view.tensors
         routers = table.mask(Role.ROUTER) & table.is_param & table.trainable & view.held
-        routers &= (table.float_bits == 32) & _is_matrix(view)
+        # A router to a single expert says 1 to everything: a model with one expert is a baseline, and no fault.
+        routers &= (table.float_bits == 32) & _is_matrix(view) & _has_choice(view)
         if not routers.any():
             return
         with np.errstate(invalid="ignore"):
@@ -107,6 +108,13 @@ def _is_matrix(view: View) -> BoolArray:
     return view.cached(
         "router-untrained: matrices",
         lambda: np.array([len(shape) >= 2 for shape in view.tensors.shape], np.bool_),
+    )
+
+
+def _has_choice(view: View) -> BoolArray:
+    return view.cached(
+        "router-untrained: choices",
+        lambda: np.array([min(shape[:2], default=0) > 1 for shape in view.tensors.shape], np.bool_),
     )
 
 

@@ -4,6 +4,7 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     run.py          a run: its attempts, one after another
     attempt.py      one attempt: frames in, steps out
     rank.py         one rank's side: its tensor table, the order of its frames
+    ranks.py        all of them: how far they are, who holds what
     tensors.py      the attempt's tensor table, by canonical FQN
     merge.py        the ranks' parts of one step make one row
     expert_loads.py the loads of routers that ranks share, added up
@@ -16,6 +17,7 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     remembered.py   steps of which only their series are left
     reference.py    what is kept of a run that others are compared with
     comparison.py   a run beside its reference
+    starts.py       the states that both start from
     view.py         one judged step, as detectors see it
 """
 

@@ -280,15 +280,12 @@ class AttemptHistory:
     @property
     def tied_to(self) -> npt.NDArray[np.int64]:
         """Per tensor, the one that it is tied to; -1 for none."""
-        return self.cached(("history", "tied"), self._tied_to)
+        return self.cached(("history", "tied"), lambda: self.ranks.ties(first=False))
 
-    def _tied_to(self) -> npt.NDArray[np.int64]:
-        tied = np.full(len(self.tensors), -1, np.int64)
-        # The lowest rank has the last word.
-        for _, rank in sorted(self.ranks.items(), reverse=True):
-            for index, info in rank.infos.items():
-                tied[rank.translate_one(index)] = rank.translate_one(info.tied_to)
-        return tied
+    @property
+    def first_tied_to(self) -> npt.NDArray[np.int64]:
+        """The same, as each tensor was when it was named."""
+        return self.cached(("history", "first tied"), lambda: self.ranks.ties(first=True))
 
     def _ignored(self) -> npt.NDArray[np.bool_]:
         ignore = self.contract.ignore

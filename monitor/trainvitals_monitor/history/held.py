@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.frame import OptimizersSeen
-from trainvitals_monitor.history.schedule import Rise, Schedule, Schedules
+from trainvitals_monitor.history.schedule import Mirror, Rise, Schedule, Schedules
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -98,8 +98,8 @@ class Rates(NamedTuple):
     `former_peak`: the largest rate before the last change, NaN if there was none; `changed`: the step of that change,
     the first one's for a group that never changed; `peak`: the largest rate so far. `halved`: by group, the steps since
     which the rate has been at or below the half, the quarter, ... of its peak; `falls`: how often it was told lower
-    since it last rose. `mirrored`: the step since which it comes up as it came down (Schedules.mirrored), -1: it never did. `rises`: the last
-    time that the rate rose, None: it never did.
+    since it last rose. `mirrored`: where it came up as it came down, None: it never did. `rises`: the last time that the
+    rate rose, None: it never did.
     """
 
     lr: FloatArray
@@ -108,7 +108,7 @@ class Rates(NamedTuple):
     peak: FloatArray
     halved: tuple[tuple[int, ...], ...]
     falls: tuple[int, ...]
-    mirrored: tuple[int, ...]
+    mirrored: tuple[Mirror | None, ...]
     rises: tuple[Rise | None, ...]
 
 

@@ -46,6 +46,8 @@ class Rank:
         self.process = header.process
         self.base_step = header.base_step
         self.infos: dict[int, TensorInfo] = {}
+        self.first_ties: dict[int, int] = {}
+        """Of tensors that were tied when they were named, to which."""
         self.to_attempt: IntArray = np.empty(0, np.int64)
         self.complete_through = -1
         self.phase = str(header.phase)
@@ -126,6 +128,8 @@ class Rank:
         self._order = None
         old = self.infos.get(info.index)
         self.infos[info.index] = info
+        if old is None and info.tied_to >= 0:
+            self.first_ties[info.index] = info.tied_to
         self.to_attempt[info.index] = index
         return old is None or _part(old) != _part(info)
 

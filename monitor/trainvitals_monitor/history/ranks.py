@@ -4,11 +4,13 @@ The ranks of one attempt: how far all of them are, and which of them hold what p
 
 from __future__ import annotations
 
+import numpy as np
+
 from trainvitals.errors import BadFrame
 from trainvitals.frame import Header, TensorInfo
 from trainvitals_monitor.header import MAX_TENSORS, RunConflict
 from trainvitals_monitor.history.merge import Parts
-from trainvitals_monitor.history.rank import Rank, Tables, check_indices
+from trainvitals_monitor.history.rank import IntArray, Rank, Tables, check_indices
 from trainvitals_monitor.history.replicas import Copies
 from trainvitals_monitor.history.tensors import TensorTable
 from trainvitals_monitor.history.waiting import EVER
@@ -107,6 +109,16 @@ class Ranks(dict[int, Rank]):
             base_steps = {number: rank.base_step for number, rank in self.items()}
             self._copies = Copies(len(self._tensors), self._infos(), base_steps)
         return self._copies if self._copies.any else None
+
+    def ties(self, *, first: bool) -> IntArray:
+        """Per tensor of the attempt, the one that it is tied to, now or when it was first named; -1 for none."""
+        tied = np.full(len(self._tensors), -1, np.int64)
+        # The lowest rank has the last word.
+        for _, rank in sorted(self.items(), reverse=True):
+            for index, info in rank.infos.items():
+                to = rank.first_ties.get(index, -1) if first else info.tied_to
+                tied[rank.translate_one(index)] = rank.translate_one(to)
+        return tied
 
     def _infos(self) -> dict[int, dict[int, TensorInfo]]:
         return {

@@ -42,6 +42,13 @@ class Rise(NamedTuple):
     revivals: int
 
 
+class Mirror(NamedTuple):
+    """The step since which a rate comes up as it came down, along the bottom of a cosine, and the rate at that bottom."""
+
+    step: int
+    lowest: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """
@@ -74,7 +81,7 @@ class Schedules:
         self._peak: dict[int, float] = {}
         self._descents: dict[int, Descent] = {}
         self._changes: dict[int, deque[tuple[int, float]]] = {}
-        self._mirrored: dict[int, int] = {}
+        self._mirrored: dict[int, Mirror] = {}
 
     def tell(self, groups: Iterable[int], rates: Iterable[float], step: int) -> None:
         """The rates of some groups from this step on."""
@@ -122,11 +129,11 @@ class Schedules:
         if len(changes) < 2 * MIRROR + 1 or group in self._mirrored:
             return
         if _is_mirror([told for _, told in changes], self._peak[group]):
-            self._mirrored[group] = changes[MIRROR + 1][0]
+            self._mirrored[group] = Mirror(changes[MIRROR + 1][0], changes[MIRROR][1])
 
-    def mirrored(self, group: int) -> int:
-        """The step since which the group's rate comes up as it came down, along the bottom of a cosine; -1: it never did."""
-        return self._mirrored.get(group, -1)
+    def mirrored(self, group: int) -> Mirror | None:
+        """Where the group's rate came up as it came down; None: it never did."""
+        return self._mirrored.get(group)
 
     def descent(self, group: int) -> Descent:
         """How far the group's rate is below its peak."""

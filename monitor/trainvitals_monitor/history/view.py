@@ -213,6 +213,11 @@ class View:
         """The first tensor whose very object each one shares, -1 for none; as the lowest rank says."""
         return self._attempt.tied_to
 
+    @property
+    def first_tied_to(self) -> IntArray:
+        """The same [n], as each tensor was when it was named: what was one from the beginning."""
+        return self._attempt.first_tied_to
+
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """`make()`, once per attempt; made anew when the tensor table, the contract or the optimizers have changed."""
         return self._attempt.cached(key, make)

@@ -124,6 +124,23 @@ def experts_copied_from_one() -> Run:
 
 
 @RUNS.of(120)
+def mixture_of_one_expert() -> Run:
+    """The baseline of a study of mixtures: its router has one expert to choose, and is trained like all others."""
+    entry, router, expert = nn.Linear(16, 16), nn.Linear(16, 1, bias=False), nn.Linear(16, 32)
+    parts = {"entry": entry, "router": router, "expert": expert, "head": nn.Linear(32, 4)}
+    model = nn.ModuleDict(parts)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        first = functional.gelu(entry(values))
+        hidden = functional.gelu(expert(first) * router(first).softmax(-1))
+        return update(optimizer, functional.cross_entropy(model["head"](hidden), labels))
+
+    return Run(model, optimizer, step)
+
+
+@RUNS.of(120)
 def pruned_and_nearly_dead() -> Run:
     """A trained model with massive outliers, filters that decay took to denormal numbers, and pruned elements."""
     first, middle, last = nn.Linear(16, 48), nn.Linear(48, 48), nn.Linear(48, 4)

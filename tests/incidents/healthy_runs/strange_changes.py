@@ -103,6 +103,36 @@ def state_assigned_back() -> Run:
     return Run(model, optimizers[0], step)
 
 
+@RUNS.of(160)
+def shared_encoder_assigned_back() -> Run:
+    """Actor and critic have one encoder, which is replaced under both names at once, as it was before."""
+
+    class Part(nn.Module):
+        def __init__(self, encoder: nn.Module, size: int) -> None:
+            super().__init__()
+            self.encoder = encoder
+            self.head = nn.Linear(32, size)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.encoder(x))
+            return out
+
+    encoder = perceptron(16, 32, 32)
+    model = nn.ModuleDict({"actor": Part(encoder, 4), "critic": Part(encoder, 1)})
+    optimizers: list[Any] = [torch.optim.AdamW(model.parameters(), lr=3e-3)]
+
+    def step(i: int) -> float:
+        if i == 100:
+            model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+            optimizers[0] = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        values, labels = blobs(i)
+        surprise = F.cross_entropy(model["actor"](values), labels, reduction="none")
+        guess = model["critic"](values)[:, 0]
+        return update(optimizers[0], surprise.mean() + F.mse_loss(guess, surprise.detach()))
+
+    return Run(model, optimizers[0], step)
+
+
 @RUNS.of(200)
 def head_drawn_anew() -> Run:
     """The last layer is initialised again at step 100 in place, for labels that mean something else from then on."""

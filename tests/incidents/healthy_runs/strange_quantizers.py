@@ -89,3 +89,21 @@ def dropout_that_is_annealed() -> Run:
         return update(optimizer, F.cross_entropy(model(values), labels))
 
     return Run(model, optimizer, step)
+
+
+@RUNS.of(120)
+def dropout_that_ends_early() -> Run:
+    """All at 0.2 for 60 steps, and at 0 from then on (early dropout, https://arxiv.org/abs/2303.01500)."""
+    dropouts = [nn.Dropout(0.2), nn.Dropout(0.2)]
+    model = nn.Sequential(
+        perceptron(16, 32), dropouts[0], perceptron(32, 32), dropouts[1], nn.Linear(32, 4)
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def step(i: int) -> float:
+        for dropout in dropouts if i == 60 else ():
+            dropout.p = 0.0
+        values, labels = blobs(i)
+        return update(optimizer, F.cross_entropy(model(values), labels))
+
+    return Run(model, optimizer, step)

@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    ReduceLROnPlateau,
+)
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from tests.incidents.healthy_runs.run import HealthyRuns, Run, blobs, perceptron, update
@@ -143,6 +148,21 @@ def cyclic_learning_rate() -> Run:
     model = _normalised()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     schedule = CyclicLR(optimizer, 1e-4, 0.1, step_size_up=15)
+
+    def step(i: int) -> float:
+        loss = update(optimizer, F.cross_entropy(model(blobs(i)[0]), blobs(i)[1]))
+        schedule.step()
+        return loss
+
+    return Run(model, optimizer, step)
+
+
+@RUNS.of(160)
+def cosine_wave() -> Run:
+    """A cosine down to a twentieth and up again, twice, which is meant."""
+    model = perceptron(16, 32, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    schedule = CosineAnnealingLR(optimizer, 40, eta_min=5e-4)
 
     def step(i: int) -> float:
         loss = update(optimizer, F.cross_entropy(model(blobs(i)[0]), blobs(i)[1]))

@@ -71,31 +71,56 @@ def an_average_that_keeps_up() -> Stream:
     return _copied({"update_norm": 0.1, "changed": 50, "lost": 0}, dtype="bfloat16")
 
 
-def _shared(*, replaced: bool, names: list[str]) -> Stream:
-    """Copies that are the online network's tensors, since the sixth step or ever."""
-    copies = [tensor(name, tied_to=index) for index, name in enumerate(names)]
+def _assigned(names: list[str]) -> Stream:
+    """Copies that are the online network's tensors since the sixth step."""
+    stream = Stream([*ONLINE, *names])
+    stream.optimizers([ONLINE])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=5)
+    for index, name in enumerate(names):
+        stream.slot(name, "object", "storage")
+        stream.retensor(name, tied_to=index)
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=5)
+    return stream
+
+
+def _of_two_names(*replaced: list[str]) -> Stream:
+    """A network that is another's part from the first step on; what is replaced, step by step."""
+    copies = [tensor(name, tied_to=index) for index, name in enumerate(SLOW)]
     stream = Stream([*ONLINE, *copies])
     stream.optimizers([ONLINE])
     stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=5)
-    for name in names if replaced else ():
-        stream.slot(name, "object", "storage")
-    stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3, steps=5)
+    for names in replaced:
+        for name in names:
+            stream.slot(name, "object", "storage")
+        stream.step(values={"*": 1.0}, updates={"*": 0.1}, lr=1e-3)
     return stream
 
 
 @SCENARIOS.fires(AverageAliased, Severity.WARNING, subject=SLOW[0], first_step=6, says=ONLINE[0])
 def target_that_is_assigned() -> Stream:
     """All tensors of the part, under the same names."""
-    return _shared(replaced=True, names=SLOW)
+    return _assigned(SLOW)
 
 
 @SCENARIOS.silent(AverageAliased)
 def two_names_for_one_network() -> Stream:
     """From the first step on."""
-    return _shared(replaced=False, names=SLOW)
+    return _of_two_names([])
+
+
+@SCENARIOS.silent(AverageAliased)
+def two_names_for_one_network_that_is_replaced() -> Stream:
+    """As by `load_state_dict(assign=True)` of an agent with one encoder."""
+    return _of_two_names([*ONLINE, *SLOW])
+
+
+@SCENARIOS.silent(AverageAliased)
+def two_names_that_are_looked_at_in_turn() -> Stream:
+    """The other name's tensors are seen to be new ones at the next look."""
+    return _of_two_names(SLOW, ONLINE)
 
 
 @SCENARIOS.silent(AverageAliased)
 def one_weight_tied_late() -> Stream:
     """An output layer that is given the embedding's."""
-    return _shared(replaced=True, names=["output.weight"])
+    return _assigned(["output.weight"])

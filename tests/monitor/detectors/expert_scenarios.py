@@ -173,9 +173,14 @@ def subtracted_bias_that_mends() -> Stream:
     return _experts(lambda step: 3.0 + 0.05 * step, follows=0.8)
 
 
-def _routed(gradient: float, *, steps: int = 20, trained: bool = True) -> Stream:
+def _routed(gradient: float, *, steps: int = 20, trained: bool = True, experts: int = 8) -> Stream:
     """A gate with gradients of this norm beside experts of 1."""
-    stream = Stream([tensor(GATE, shape=[8, 8], trainable=trained), tensor(STACK, shape=[8, 8, 8])])
+    stream = Stream(
+        [
+            tensor(GATE, shape=[experts, 8], trainable=trained),
+            tensor(STACK, shape=[experts, 8, 8]),
+        ]
+    )
     stream.optimizers([[GATE, STACK] if trained else [STACK]])
     stream.step(values={"*": 1.0}, gradients={GATE: gradient, STACK: 1.0}, lr=1e-3, steps=steps)
     return stream
@@ -197,6 +202,12 @@ def scores_that_only_choose() -> Stream:
 def router_that_hardly_learns() -> Stream:
     """A thousandth of the experts' gradients."""
     return _routed(1e-3)
+
+
+@SCENARIOS.silent(RouterUntrained)
+def router_to_a_single_expert() -> Stream:
+    """The baseline of a study: its softmax is 1."""
+    return _routed(0.0, experts=1)
 
 
 @SCENARIOS.silent(RouterUntrained)

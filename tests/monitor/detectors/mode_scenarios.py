@@ -253,12 +253,14 @@ def statistics_that_are_the_same_anyway() -> Stream:
     return _train(_mean_teacher(), 20, still=TEACHER)
 
 
-def _dropouts(before: list[float], *, first: list[float], after: int = 20) -> Stream:
-    """Two dropouts, at `first` in the first step and at `before` in the last one before one of them is at 0."""
+def _dropouts(
+    before: list[float], *, first: list[float], after: int = 20, both: bool = False
+) -> Stream:
+    """Two dropouts, at `first` in the first step and at `before` in the last one before one or both are at 0."""
     stream = _network()
     stream.modes(dropouts=(2, 0), rates=first)
     _train(stream, after)
-    stream.modes(dropouts=(2, 0), rates=[0.0, first[1]], rates_before=before)
+    stream.modes(dropouts=(2, 0), rates=[0.0, 0.0 if both else first[1]], rates_before=before)
     return _train(stream, 10)
 
 
@@ -266,6 +268,12 @@ def _dropouts(before: list[float], *, first: list[float], after: int = 20) -> St
 def dropout_overwritten_in_an_evaluation() -> Stream:
     """At 0.2 for 20 steps, and at 0."""
     return _dropouts([0.2, 0.2], first=[0.2, 0.2])
+
+
+@SCENARIOS.fires(DropoutLost, Severity.INFO, first_step=21, says="2 of 2 modules")
+def early_dropout_that_is_over() -> Stream:
+    """All of them at once, as who trains so does it."""
+    return _dropouts([0.2, 0.2], first=[0.2, 0.2], both=True)
 
 
 @SCENARIOS.silent(DropoutLost)

@@ -160,8 +160,14 @@ def cosine_beyond_its_end() -> Stream:
 
 @SCENARIOS.fires(ScheduleOverrun, Severity.WARNING, first_step=83)
 def cosine_by_epochs_beyond_its_end() -> Stream:
-    """The rate changes at every second step, and the lowest is not zero."""
-    return _run([rate for rate in _cosine(60, 40, 5e-5) for _ in range(2)])
+    """The rate changes at every second step, and the lowest is a thousandth of the peak."""
+    return _run([rate for rate in _cosine(60, 40, 1e-6) for _ in range(2)])
+
+
+@SCENARIOS.fires(ScheduleOverrun, Severity.INFO, first_step=42, says="or a wave")
+def wave_over_a_floor() -> Stream:
+    """Never below a twentieth: so it may be meant."""
+    return _run(_cosine(60, 40, 5e-5))
 
 
 @SCENARIOS.silent(ScheduleOverrun)
