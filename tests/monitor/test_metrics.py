@@ -282,6 +282,24 @@ def test_the_worst_of_many_adapters_have_series(
     assert http.metric("trainvitals_lora_growth_ratio", layer="layers.03") == pytest.approx(0.3)
 
 
+def test_series_stay_where_nothing_tells_tensors_apart(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a second look nothing is known of growth: places are not dealt out anew at each scrape."""
+    monkeypatch.setattr(seats, "MAX_ADAPTERS", 4)
+    names = [f"layers.{layer}.wq.lora_{letter}.weight" for layer in range(10) for letter in "AB"]
+    stream = Stream(names, run="run")
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    http.push_all(stream.frames)
+    seen = [
+        set(re.findall(r"lora_norm\{.*?layers\.(\d+)\.wq", http.get("/metrics").text))
+        for _ in "abc"
+    ]
+    assert [len(one) for one in seen] == [4] * 3
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_caps_hold_whatever_comes(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's and the monitor's: what is most needed stays, and what is left out is counted."""
     for name in "abc":

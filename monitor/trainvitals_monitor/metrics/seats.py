@@ -82,7 +82,8 @@ def _places(
     if count <= room:
         return np.arange(count)
     fixed = np.linspace(0, count - 1, room // 2).astype(np.int64)
-    score = np.nan_to_num(badness(), nan=-1.0, posinf=np.inf)
+    # Nothing known is as good as can be, and not below 0: there, to be held would count against it.
+    score = np.nan_to_num(badness(), nan=0.0, posinf=np.inf)
     if held is not None:
         score[held] *= _HELD
     score[fixed] = np.inf
