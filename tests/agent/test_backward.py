@@ -12,6 +12,7 @@ import torch
 import torch._dynamo
 from torch import nn
 from torch._dynamo import compiled_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 import trainvitals
@@ -126,3 +127,19 @@ def test_a_compiled_iteration_keeps_its_graphs(is_backward_compiled: bool, tmp_p
     assert without[:3] == beside[:3]
     assert torch.equal(without[3], beside[3])
     assert set(told(tmp_path)) == {1, 2, 3, 4}
+
+
+def test_a_dry_run_without_values_is_passed_over(tmp_path: Path) -> None:
+    """On meta, or with fake tensors, as those make it who estimate memory: the training after it is told."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attach(model, tmp_path) as agent:
+        with torch.device("meta"):
+            nn.Linear(4, 1)(torch.ones(2, 4)).sum().backward()
+        with FakeTensorMode():
+            nn.Linear(4, 1)(torch.ones(2, 4)).sum().backward()
+        loss = model(torch.ones(2, 4)).square().sum()
+        loss.backward()
+        optimizer.step()
+    assert agent.coverage()["switched_off"] == {}
+    assert told(tmp_path) == pytest.approx({1: float(loss.detach())})

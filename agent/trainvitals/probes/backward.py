@@ -32,7 +32,8 @@ class Backward(Probe):
 
     It is no loss: trainers divide it by the number of microbatches or tokens, and multiply it by a gradient scaler's
     scale, and what was done can't be known. Calls with gradients given (a pipeline's stages) are passed over, and so is all
-    after a rest. On the CPU read at once, else when it has arrived; 10 us a call, no device sync.
+    after a rest. On the CPU read at once, on CUDA when it has arrived; 10 us a call, no device sync. On other devices
+    nothing is read.
     """
 
     name = "backward"
@@ -84,8 +85,11 @@ class Backward(Probe):
         if is_capturing():
             return
         for root in (roots,) if isinstance(roots, torch.Tensor) else roots:
-            # A DTensor's value may be this rank's part of it only.
+            # A DTensor's value may be this rank's part of it only, a fake tensor has none.
             if not isinstance(root, torch.Tensor) or root.numel() != 1 or is_dtensor(root):
+                continue
+            # On other devices the copy home would be waited for; what lies on meta has no value.
+            if hasattr(root, "fake_mode") or not (root.is_cpu or root.is_cuda):
                 continue
             self._calls += 1
             if root.is_cpu:
