@@ -19,7 +19,8 @@ class Guard:
     """
     Every entry from the trainer goes through `call`: an error is logged once with its traceback, counted and sent as a
     fact, that part is switched off, and training goes on. `off` names the parts that are. `attempt` switches nothing off,
-    and `failures` counts what it met. What passes is timed by the `meter`. Without a record, as for what serves the whole process, errors are only logged.
+    and `failures` counts what it met. What passes is timed by the `meter`. Without a record, as for what serves the whole
+    process, errors are only logged.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ MAX_TEXT = 200
 
 def mesh_text(mesh: Any) -> str:
     """
-    "dp=1/2 tp=0/4": coordinate and size by axis; axes of one rank are left out.
+    "dp=1/2 tp=0/4": coordinate and size by axis; axes of one rank are left out. Empty for a rank outside of the mesh.
 
     `mesh`: a torch DeviceMesh, a mapping of names to (coordinate, size), or None. Raises BadSetting.
     """
@@ -37,9 +37,11 @@ def _axes(mesh: Any) -> Iterable[tuple[Any, Any, Any]]:
             yield (name, *pair) if len(pair) == 2 else (name, place, None)
         return
     names, shape = getattr(mesh, "mesh_dim_names", None), getattr(mesh, "shape", None)
-    where = mesh.get_coordinate() if hasattr(mesh, "get_coordinate") else None
-    if shape is None or where is None:
+    if shape is None or not hasattr(mesh, "get_coordinate"):
         yield type(mesh).__name__, None, None
+        return
+    where = mesh.get_coordinate()
+    if where is None:  # this rank is none of the mesh's
         return
     names = names or [f"axis{number}" for number in range(len(shape))]
     yield from zip(names, where, shape, strict=True)

@@ -28,8 +28,9 @@ class SlotTable:
     """
     All slots of the attached models; indices are per rank and attempt, and never used twice.
 
-    Everything runs on the trainer's thread, without synchronising a
-    device. Modules are held weakly; the dicts that their tensors hang in are kept until `drop`. The first real step calls `rebaseline`: what initialises, casts and shards before it is no change.
+    Everything runs on the trainer's thread, without synchronising a device. Modules are held weakly; the dicts that their
+    tensors hang in are kept until `drop`. The first real step calls `rebaseline`: what initialises, casts and shards
+    before it is no change.
     """
 
     def __init__(

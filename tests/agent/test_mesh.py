@@ -22,15 +22,19 @@ class Mesh:
     mesh_dim_names = ("dp", "tp")
     shape = (2, 4)
 
-    def get_coordinate(self) -> list[int]:
-        return [1, 0]
+    def __init__(self, *where: int) -> None:
+        self._where = list(where)
+
+    def get_coordinate(self) -> list[int] | None:
+        return self._where or None
 
 
 def test_a_place_in_words() -> None:
     """Axes of one rank are left out."""
     assert mesh_text(None) == ""
     assert mesh_text({"pp": (0, 1), "dp": (1, 2), "tp": [0, 4]}) == "dp=1/2 tp=0/4"
-    assert mesh_text(Mesh()) == "dp=1/2 tp=0/4"
+    assert mesh_text(Mesh(1, 0)) == "dp=1/2 tp=0/4"
+    assert mesh_text(Mesh()) == ""  # one that has no part in it, such as a generator's process
 
 
 @pytest.mark.parametrize("mesh", [{"dp": 2}, {"dp": (2, 2)}, {"dp": (0.0, 2)}, {"a b": (0, 2)}, 3])
