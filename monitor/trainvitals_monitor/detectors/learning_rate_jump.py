@@ -60,7 +60,7 @@ class LearningRateJump(Detector):
         rates, seen = view.group_rates, view.optimizers
         if rates is None or seen is None:
             return
-        for group, rise in enumerate(rates.rises[: len(rates.lr)]):
+        for group, rise in enumerate(rates.rises):
             if rise is None or rise.step != view.step or not self._leaps(view, rates, group, rise):
                 continue
             held = np.array(sorted({i for i in seen.group_tensors[group] if i >= 0}), np.int64)

@@ -233,6 +233,12 @@ def harder_data() -> Stream:
 
 
 @SCENARIOS.silent(LossSpike)
+def plateau_of_a_full_batch() -> Stream:
+    """Without any noise, and a tenth more of it when the data is augmented."""
+    return _logged([*([2.0] * 100), *([2.2] * 30)])
+
+
+@SCENARIOS.silent(LossSpike)
 def tasks_in_turn() -> Stream:
     """Twenty steps of one, six of a harder one."""
     return _logged([8.0 if step % 26 >= 20 else 2.0 + 0.01 * (step % 3) for step in range(200)])

@@ -226,8 +226,17 @@ def constant_warm_up() -> Stream:
 
 @SCENARIOS.silent(LearningRateJump)
 def cycles_that_grow() -> Stream:
-    """Each comes up to twice the last one's peak, from next to nothing."""
-    return _run([rate * 2**cycle for cycle in range(4) for rate in _cosine(40, 40)])
+    """To twice the first one's peak, and then to ten times."""
+    return _run([rate * scale for scale in (1, 2, 10) for rate in _cosine(40, 40)])
+
+
+@SCENARIOS.silent(LearningRateJump)
+def warm_up_that_is_seldom_looked_at() -> Stream:
+    """Ninety of its steps are not."""
+    stream = _run([1e-5 * (step + 1) for step in range(10)])
+    stream.step(values={"*": 1.0}, steps=90)
+    stream.step(values={"*": 1.0}, lr=1.01e-3)
+    return stream
 
 
 @SCENARIOS.silent(LearningRateJump)
