@@ -186,6 +186,7 @@ def test_forms_of_other_sites_are_refused(tmp_path: Path) -> None:
         http.headers["sec-fetch-site"] = "same-origin"
         assert _send(http, **fields, reason=" ").status_code == 422
         assert _send(http, what="all").status_code == 422
+        assert _send(http, what="finding").status_code == 422
         assert _send(http, **fields, hours="-1").status_code == 422
         assert _send(http, **fields, reason="x" * 9000).status_code == 413
         assert http.post("/mutes", json=fields).status_code == 415

@@ -40,8 +40,9 @@ async def mute(request: Request) -> Response:
         "detector": {"detector": fields.get("detector", "")},
         "run": {},
     }.get(fields.get("what", ""))
-    if what is None:
-        raise Refusal("invalid-query", "what: finding, detector or run")
+    # Without its id a finding would be all of the run's.
+    if what is None or what.get("finding") == "":
+        raise Refusal("invalid-query", "what: finding (with its id), detector or run")
     wanted = {
         # A run's name may hold what is a pattern's: it is meant as it stands.
         "run": run if "finding" in what else _literal(run),
