@@ -4,11 +4,14 @@ The detector checkpoint-incomplete: a checkpoint to resume from that lacks a par
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from trainvitals.fqn import canonical_fqn
 from trainvitals_monitor.detectors.detector import Alert, BoolArray, Claim, Detector
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import Checkpoint, View
@@ -34,7 +37,8 @@ class CheckpointIncomplete(Detector):
 
     Misses:
         Saves without optimizer state (exports, averages and adapters are partial by design), sharded files, and runs of
-        several ranks. What was not seen to move.
+        several ranks. What was not seen to move. What lacks in a module of which as many elements are saved under names
+        that the model has not: a hook of the module splits or joins its tensors (torchtitan's QKV).
     """
 
     name = "checkpoint-incomplete"
@@ -78,6 +82,7 @@ def _lacking(view: View, saves: list[Checkpoint]) -> Iterable[Claim]:
         & ~saved
         & np.where(table.is_param, _beside_saved_ones(view, saved), _of_saved_modules(view, saved))
     )
+    lacking &= ~_in_other_pieces(view, saves, lacking)
     if lacking.any():
         yield _claim(view, saves, lacking, saved)
 
@@ -121,6 +126,42 @@ def _under_other_names(view: View, saves: list[Checkpoint]) -> BoolArray:
         if entry < len(save.shapes)
     }
     return np.array([shape in unknown for shape in view.tensors.shape], np.bool_)
+
+
+def _in_other_pieces(view: View, saves: list[Checkpoint], lacking: BoolArray) -> BoolArray:
+    """Lacking tensors whose module has saved as many elements as it lacks, in entries that nobody could place."""
+    table = view.tensors
+    unknown: Counter[str] = Counter()
+    for save in saves:
+        prefix = _prefix(view, save)
+        for entry in np.flatnonzero(save.tensors < 0).tolist():
+            if entry < len(save.shapes):
+                for module in _modules(canonical_fqn(save.keys[entry]).removeprefix(prefix)):
+                    unknown[module] += math.prod(save.shapes[entry])
+    lacked: Counter[str] = Counter()
+    for index in np.flatnonzero(lacking).tolist():
+        for module in _modules(table.fqn[index]):
+            lacked[module] += math.prod(table.shape[index])
+    found = np.zeros(view.num_tensors, np.bool_)
+    for index in np.flatnonzero(lacking).tolist():
+        nearest = next((each for each in _modules(table.fqn[index]) if unknown[each]), None)
+        found[index] = nearest is not None and unknown[nearest] >= lacked[nearest]
+    return found
+
+
+def _prefix(view: View, save: Checkpoint) -> str:
+    """What stands before the model's names in this save's keys, such as "model."."""
+    for entry in np.flatnonzero(save.tensors >= 0).tolist():
+        key, fqn = canonical_fqn(save.keys[entry]), view.tensors.fqn[save.tensors[entry]]
+        if key.endswith(fqn):
+            return key.removesuffix(fqn)
+    return ""
+
+
+def _modules(fqn: str) -> Iterator[str]:
+    """The modules around a tensor, the nearest first; not the model itself."""
+    while fqn := fqn.rpartition(".")[0]:
+        yield fqn
 
 
 def _claim(view: View, saves: list[Checkpoint], lacking: BoolArray, saved: BoolArray) -> Claim:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.monitor.detectors.scenario import Scenarios
-from tests.monitor.stream import Stream, digest_of, tensor
+from tests.monitor.stream import NUMEL, Stream, digest_of, tensor
 from trainvitals.facts import SKETCH_SIZE
 from trainvitals_monitor.detectors.checkpoint_incomplete import CheckpointIncomplete
 from trainvitals_monitor.detectors.checkpoint_keys_changed import CheckpointKeysChanged
@@ -348,6 +348,33 @@ def adapters_saved_with_their_optimizer() -> Stream:
 def saved_by_another_name() -> Stream:
     """An entry that could not be placed has the shape of what seems to lack."""
     return _with_statistics([*PARAMETERS, "statistics.mean"], has_optimizer=True)
+
+
+def _fused(pieces: list[str]) -> Stream:
+    """torchtitan's fused QKV, whose module splits it where it is saved."""
+    fused = [tensor(f"layers.{layer}.qkv.wqkv.weight", shape=[3 * NUMEL]) for layer in range(2)]
+    others = ["embed.weight", "layers.0.wo.weight", "layers.1.wo.weight"]
+    stream = Stream([*others, *fused])
+    stream.optimizers([[*others, *(one.fqn for one in fused)]])
+    stream.step(values={"*": 1.0}, updates={"*": 0.1}, steps=5)
+    split = [f"layers.{layer}.qkv.{piece}.weight" for layer in range(2) for piece in pieces]
+    keys = [f"model.{fqn}" for fqn in (*others, *split)]
+    stream.checkpoint(
+        keys=keys, tensors=[0, 1, 2] + [-1] * len(split), path="step-5", has_optimizer=True
+    )
+    return stream
+
+
+@SCENARIOS.silent(CheckpointIncomplete)
+def saved_in_pieces() -> Stream:
+    """Each layer's three pieces have as many elements as the tensor that the model has."""
+    return _fused(["wq", "wk", "wv"])
+
+
+@SCENARIOS.fires(CheckpointIncomplete, Severity.WARNING, subject="layers.0.qkv.wqkv.weight")
+def pieces_left_out() -> Stream:
+    """Only two of three pieces are saved."""
+    return _fused(["wq", "wk"])
 
 
 def _loaded(keys: list[str], missing: list[str], unexpected: list[str]) -> Stream:
