@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -58,21 +59,27 @@ def needs(*libraries: str) -> None:
         )
 
 
+def attached(ran: Ran) -> list[str]:
+    """What each attach line says between the run's name and the budget; the program may have a logging of its own."""
+    return re.findall(r"trainvitals(?: - INFO -|:) run \S+: (.*?); looking at", ran.output)
+
+
 def run_program(
-    program: Path,
+    program: Path | str,
     *arguments: str,
     folder: Path,
     launcher: Sequence[str] = (),
     steps: int = 0,
     is_switched_on: bool = False,
     ranks: int = 1,
+    prelude: str = "",
 ) -> Ran:
     """
-    `python program` in its own folder, looking at everything; with `launcher` words before it, such as `-m trainvitals run`;
-    with several ranks by torchrun.
+    `python program`, or `python -m program` if it is a module's name, in its own folder, looking at everything; with
+    `launcher` words before it, such as `-m trainvitals run`; with several ranks by torchrun.
 
     `is_switched_on`: with TRAINVITALS=1, and the start-up hook as if it were installed (tests/agent/test_startup.py
-    installs it).
+    installs it). `prelude`: a line that each interpreter runs before its program.
     """
     if ranks > 1:
         launcher = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}",
@@ -89,11 +96,14 @@ def run_program(
     }
     if is_switched_on:
         environment["TRAINVITALS"] = "1"
-        environment["PYTHONPATH"] += os.pathsep + str(_with_hook(folder / "site"))
+    if is_switched_on or prelude:
+        site = _site(folder / "site", has_hook=is_switched_on, prelude=prelude)
+        environment["PYTHONPATH"] += os.pathsep + str(site)
     if steps:
         environment["STEPS"] = str(steps)
+    words = ["-m", program] if isinstance(program, str) else [str(program)]
     done = subprocess.run(
-        [sys.executable, *launcher, str(program), *arguments],
+        [sys.executable, *launcher, *words, *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -105,11 +115,14 @@ def run_program(
     return _judged(frames, output)
 
 
-def _with_hook(folder: Path) -> Path:
-    """A folder whose .pth files the interpreter goes through if it is on PYTHONPATH."""
-    folder.mkdir()
-    shutil.copy(HOOK, folder)
-    (folder / "sitecustomize.py").write_text(f"import site\nsite.addsitedir({str(folder)!r})\n")
+def _site(folder: Path, *, has_hook: bool, prelude: str) -> Path:
+    """A folder for PYTHONPATH in whose sitecustomize.py the interpreter runs the prelude and goes through .pth files."""
+    folder.mkdir(exist_ok=True)
+    if has_hook:
+        shutil.copy(HOOK, folder)
+    (folder / "sitecustomize.py").write_text(
+        f"import site\n{prelude}\nsite.addsitedir({str(folder)!r})\n"
+    )
     return folder
 
 

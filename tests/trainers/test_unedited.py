@@ -6,13 +6,12 @@ found, and a sound run is left in peace.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.trainers.running import PROGRAMS, Ran, needs, run_program
+from tests.trainers.running import PROGRAMS, Ran, attached, needs, run_program
 from trainvitals.speech import _Stderr
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -34,11 +33,6 @@ def unedited(folder: Path, way: str, program: str, *words: str, ranks: int = 1) 
     return run_program(
         PROGRAMS / program, *words, folder=folder, launcher=launcher, is_switched_on=True
     )
-
-
-def attached(ran: Ran) -> list[str]:
-    """What each attach line says between the run's name and the budget."""
-    return re.findall(r"trainvitals: run \S+: (.*?); looking at", ran.output)
 
 
 @pytest.mark.parametrize("way", WAYS)

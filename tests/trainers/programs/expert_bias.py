@@ -9,24 +9,11 @@ import sys
 
 import titan_cpu
 import torch
+from titan_job import balance
 from torchtitan.components.checkpointer import base
 
 mode = sys.argv[1]
 config = titan_cpu.tiny(steps=20, checkpoints=True, interval=10)
-
-
-def balance(optimizers, model_parts, _parallel_dims):
-    def update(*_, **__):
-        for block in (block for part in model_parts for block in part.layers.values()):
-            if block.moe_enabled:
-                moe, load = block.moe, block.moe.tokens_per_expert_E.float()
-                step = moe.load_balance_coeff * torch.sign(load.mean() - load)
-                with torch.no_grad():
-                    moe.expert_bias_E = moe.expert_bias_E + (step - step.mean())
-                    moe.tokens_per_expert_E.zero_()
-
-    optimizers.register_step_pre_hook(update)
-
 
 if mode != "sound":
     config.model_spec.post_optimizer_build_fn = balance

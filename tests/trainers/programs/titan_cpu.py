@@ -1,15 +1,13 @@
 """
-torchtitan's own Trainer on a CPU: a tiny DeepSeek-V3 or Llama 3, synthetic data, and the shims that a CPU needs.
+torchtitan's own Trainer on a CPU: a tiny DeepSeek-V3 or Llama 3, and synthetic data.
 
-Import this before torchtitan. Each shim says what it stands in for; the trainer, the models, the optimizers, the
-checkpointer and the parallelism are torchtitan's.
+Import this before torchtitan. titan_shims and titan_attention have what a CPU needs; the trainer, the models, the
+optimizers, the checkpointer and the parallelism are torchtitan's.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,69 +20,18 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+import titan_shims
 import torch
-import torch._utils
 
 torch.set_num_threads(1)
+titan_shims.apply()
 
-# torchtitan picks its device type when it is imported.
-torch._utils._get_available_device_type = lambda: "cpu"
-
-
-class _Memory:
-    total_memory = 1 << 34
-
-
-# Its metrics ask the device for its memory; torch.cpu has no such functions.
-for _name, _function in {
-    "get_device_name": lambda *_: "cpu",
-    "get_device_properties": lambda *_: _Memory,
-    "reset_peak_memory_stats": lambda *_: None,
-    "empty_cache": lambda *_: None,
-    "memory_stats": lambda *_: {},
-    "memory_reserved": lambda *_: 0,
-    "get_rng_state": torch.get_rng_state,
-    "set_device": lambda *_: None,
-}.items():
-    if not hasattr(torch.cpu, _name):
-        setattr(torch.cpu, _name, _function)
-
-
-class _Absent(types.ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {"__init__": lambda self, *_, **__: None})
-
-
-# Triton kernels, imported whether they are used or not.
-for _name in ("", ".api", ".kernels"):
-    _module = _Absent(f"torchtitan.distributed.minimal_async_ep{_name}")
-    _module.__path__ = []
-    sys.modules[_module.__name__] = _module
-
-import torchtitan.distributed.utils
-from torch.distributed.fsdp import FSDPModule
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import CrossEntropyLoss
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.components.tokenizer import BaseTokenizer
 from torchtitan.config.configs import CompileConfig, ParallelismConfig, TrainingConfig
-from torchtitan.models.common.attention import FlexAttention, ScaledDotProductAttention
-
-# A barrier on device ids, which gloo has not.
-torchtitan.distributed.utils.set_pg_timeouts = lambda *_, **__: None
-
-_divide = FSDPModule.set_gradient_divide_factor
-
-
-def _divide_by_sum(self: FSDPModule, factor: float) -> None:
-    self.set_force_sum_reduction_for_comms(True)  # gloo has no PREMUL_SUM
-    _divide(self, factor)
-
-
-FSDPModule.set_gradient_divide_factor = _divide_by_sum
 
 
 class Sequences(BaseDataLoader):
@@ -160,13 +107,7 @@ def tiny(
     config.model_spec = model_registry("debugmodel", attn_backend="flex", converters=converters)
     parts = config.model_spec.model
     parts.layers = parts.layers[:2]
-    # FlexAttention has no backward pass on a CPU; torchtitan's other attention has.
-    for _, _config, parent, place in list(parts.traverse(FlexAttention.Config)):
-        replacement = ScaledDotProductAttention.Config()
-        if isinstance(parent, list):
-            parent[place] = replacement
-        else:
-            setattr(parent, place, replacement)
+    config.override.imports = ["titan_attention.on_cpu"]
     config.loss = CrossEntropyLoss.Config(global_vocab_size=parts.vocab_size)
     config.dataloader = Sequences.Config()
     config.tokenizer = NoText.Config()
