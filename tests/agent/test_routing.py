@@ -251,6 +251,21 @@ def test_a_router_of_any_name_is_found_and_heard() -> None:
     assert find_routers(SlotTable([model])) == []
 
 
+def test_a_router_that_is_compiled_no_more_is_heard() -> None:
+    """From the next look for routers on, which is made when tensors come or go."""
+    model = Mixture()
+    model.chooser._compiled_call_impl = model.chooser._call_impl
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(5):
+        if step == 2:
+            model.chooser._compiled_call_impl = None
+            model.register_buffer("late", torch.zeros(1))
+        model(torch.randn(50, 6)).square().sum().backward()
+        rig.round(optimizer)
+    assert list(rig.rows("routing", "chooser.weight"))[-1] == 5
+
+
 def test_a_copied_or_pickled_model_has_none_of_our_hooks(tmp_path: Path) -> None:
     """They work, and load where this package is not installed; closing takes the model's own hook off."""
     model = Mixture()

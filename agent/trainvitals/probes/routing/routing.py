@@ -121,7 +121,9 @@ class Routing(Probe):
             self._outputs = Outputs(self.guarded)
         hooks = {} if self._outputs is None else self._outputs.place(routers, look.slots)
         before = {each.router: each for each in self._seen}
-        self._seen = [before.get(each) or _Seen(each, hooks.get(each)) for each in routers]
+        self._seen = [before.get(each) or _Seen(each) for each in routers]
+        for seen in self._seen:
+            seen.hook = hooks.get(seen.router)
 
     def _turn(self, step: int) -> list[_Seen]:
         turns = -(-len(self._seen) // ROUTERS_A_STEP)
