@@ -66,10 +66,14 @@ def loud(engine: Engine) -> dict[str, list[str]]:
     "job", [job for job in JOBS if "collapse" in job and "compiled" not in job]
 )
 def test_a_router_that_collapses_is_found(runs: dict[str, Engine], job: str) -> None:
-    """Where it does, and not where the other layer's does not; experts without tokens may be said, too."""
+    """
+    Where it does, and not where the other layer's does not; experts without tokens may be said, too, and that DeepSeek's
+    router gets no gradient: its sigmoid is saturated then.
+    """
     found = loud(runs[job])
     assert weight_of(job) in found.get("router-collapse", []), found
-    assert set(found) <= {"router-collapse", "expert-dead", "expert-load-imbalance"}
+    known = {"router-collapse", "expert-dead", "expert-load-imbalance"}
+    assert set(found) <= known | ({"router-untrained"} if "deepseek" in job else set())
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if "sound" in job])
