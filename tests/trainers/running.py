@@ -38,6 +38,8 @@ class Ran:
     meshes: dict[int, str]
     layouts: dict[str, str]
     steps: list[int]
+    steps_of: dict[int, list[int]]
+    """The same by rank."""
     num_losses: int
     offsets: set[int | None]
     output: str
@@ -146,11 +148,21 @@ def _judged(frames: Path, output: str) -> Ran:
         runs=sorted({header["run"] for header, _ in decoded}),
         meshes={header["rank"]: header["mesh"] for header, _ in decoded},
         layouts={each["fqn"]: each["layout"] for header, _ in first for each in header["tensors"]},
-        steps=[int(step) for _, t in first if "steps" in t for step in t["steps"]["step"]],
+        steps=_steps(decoded, 0),
+        steps_of={rank: _steps(decoded, rank) for rank in {h["rank"] for h, _ in decoded}},
         num_losses=sum(_num_losses(header, tables) for header, tables in first),
         offsets={header.get("step_offset") for header, _ in decoded},
         output=output,
     )
+
+
+def _steps(decoded: list[tuple[dict[str, Any], dict[str, Any]]], rank: int) -> list[int]:
+    return [
+        int(step)
+        for header, tables in decoded
+        if header["rank"] == rank and "steps" in tables
+        for step in tables["steps"]["step"]
+    ]
 
 
 def _num_losses(header: dict[str, Any], tables: dict[str, Any]) -> int:

@@ -63,7 +63,7 @@ def test_a_trainer_as_its_users_write_it(
         ran = unedited(folder, way, "unedited.py", trainer, mode, ranks=ranks)
         assert attached(ran) == [model], ran.output
         assert len(ran.runs) == 1
-        assert sorted(ran.steps) == sorted([*range(1, 41)] * ranks)
+        assert ran.steps_of == {rank: list(range(1, 41)) for rank in range(ranks)}
         assert "never seen" in ran.output
         assert "nothing was attached" not in ran.output
         assert (ran.found == []) if mode == "sound" else (expected in ran.found), ran.findings
