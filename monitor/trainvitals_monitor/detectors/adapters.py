@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainvitals.roles import Role
-from trainvitals_monitor.detectors.detector import FloatArray, IntArray
+from trainvitals_monitor.detectors.detector import BoolArray, FloatArray, IntArray
 from trainvitals_monitor.history import View
 from trainvitals_monitor.history.tensors import TensorTable
 
@@ -36,6 +36,15 @@ class Adapters(NamedTuple):
 def adapters_of(view: View) -> Adapters:
     """The adapters of the view's model; made once per attempt."""
     return view.cached("adapters", lambda: adapters_in(view.tensors))
+
+
+def is_trained(view: View, adapters: Adapters) -> BoolArray:
+    """Per adapter: B is trainable, an optimizer holds it at a rate above 0, and the backward pass reached it when last seen."""
+    b = adapters.b
+    with np.errstate(invalid="ignore"):
+        trained: BoolArray = view.tensors.trainable[b] & view.held[b] & (view.lr[b] > 0)
+        trained &= (view.latest("grad_missing") == 0)[b]
+    return trained
 
 
 def adapters_in(table: TensorTable) -> Adapters:

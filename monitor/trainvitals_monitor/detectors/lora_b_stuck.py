@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from trainvitals_monitor.detectors.adapters import Adapters, adapters_of
+from trainvitals_monitor.detectors.adapters import Adapters, adapters_of, is_trained
 from trainvitals_monitor.detectors.detector import (
     Alert,
     BoolArray,
@@ -94,9 +94,6 @@ class LoraBStuck(Detector):
         if not zero.any():
             return zero
         with np.errstate(invalid="ignore"):
-            stepped = view.tensors.trainable[b] & view.held[b] & (view.lr[b] > 0)
-            reached = (view.latest("grad_missing") == 0)[b]
-            should_move = reached & (view.latest("grad_norm")[b] > 0)
-            should_move &= view.latest("norm")[adapters.a] != 0
-        suspects: BoolArray = zero & stepped & should_move
+            should_move = (view.latest("grad_norm")[b] > 0) & (view.latest("norm")[adapters.a] != 0)
+        suspects: BoolArray = zero & is_trained(view, adapters) & should_move
         return suspects

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from trainvitals_monitor.detectors.adapters import Adapters, adapters_of
+from trainvitals_monitor.detectors.adapters import Adapters, adapters_of, is_trained
 from trainvitals_monitor.detectors.detector import Alert, BoolArray, Claim, Detector, Threshold
 from trainvitals_monitor.detectors.stretch import look_back, stretch_of
 from trainvitals_monitor.findings import Severity
@@ -88,10 +88,6 @@ class LoraDead(Detector):
 
 def _dead(view: View, adapters: Adapters) -> BoolArray:
     """Adapters that are all zero now, though B is trained and reached by the backward pass."""
-    a, b = adapters.a, adapters.b
     norm = view.now("norm")
-    with np.errstate(invalid="ignore"):
-        stepped = view.tensors.trainable[b] & view.held[b] & (view.lr[b] > 0)
-        reached = (view.latest("grad_missing") == 0)[b]
-    dead: BoolArray = (norm[a] == 0) & (norm[b] == 0) & stepped & reached
-    return dead
+    dead: BoolArray = (norm[adapters.a] == 0) & (norm[adapters.b] == 0)
+    return dead & is_trained(view, adapters) if dead.any() else dead
