@@ -30,7 +30,7 @@ from pathlib import Path
 
 import trainvitals
 from benchmarks.lockstep import Arm, Lockstep, Measured, Memory, blocks, cpu_seconds_of
-from benchmarks.report import machine, spread, table, write_part
+from benchmarks.report import machine, progress, spread, table, write_part
 from benchmarks.trainings import Layers, Perceptron, SmallGPT, Training
 from trainvitals_monitor.child import ChildMonitor
 
@@ -233,7 +233,7 @@ def main() -> int:
         for part in given.part or wanted:
             for case in wanted[part]:
                 turns = BLOCK if case is MANY else given.steps
-                parts.append(report(case, turns, _progress))
+                parts.append(report(case, turns, progress))
                 print(f"\n{parts[-1]}\n", flush=True)
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is written", file=sys.stderr)
@@ -244,10 +244,6 @@ def main() -> int:
         body = [f"## Overhead\n\n{INTRODUCTION}", where, *parts]
         write_part("overhead", "\n\n".join(body))
     return 0
-
-
-def _progress(text: str) -> None:
-    print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +55,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; columns stand to the right but for the first."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def progress(text: str) -> None:
+    """How far a benchmark is, on stderr, over what stood there before."""
+    print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
 
 
 def read_part(name: str, page: Path = DOCS) -> str:

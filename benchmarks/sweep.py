@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.report import machine, spread, table, write_part
+from benchmarks.report import machine, progress, spread, table, write_part
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
 from trainvitals.probes.probe import Choice, Look, Probe
@@ -160,7 +160,7 @@ def measure(model: Model, rounds: int) -> dict[str, tuple[list[float], list[floa
     found: dict[str, tuple[list[float], list[float]]] = {}
     taken = dict(looks(subject))
     for number in range(rounds + 1):
-        _progress(f"{model.title}: round {number} of {rounds}")
+        progress(f"{model.title}: round {number} of {rounds}")
         for name, look in taken.items():
             subject.move()
             one_pass = _cpu_seconds(subject.read)
@@ -220,10 +220,6 @@ def main() -> int:
     elif given.write_docs:
         print("nothing is written: that takes all models", file=sys.stderr)
     return 0
-
-
-def _progress(text: str) -> None:
-    print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:

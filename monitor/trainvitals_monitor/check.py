@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainvitals_monitor.child import ChildMonitor
-from trainvitals_monitor.interruption import Terminated
+from trainvitals_monitor.interruption import Terminated, end
 
 _JUDGED_TIMEOUT_S = 10.0
 _END_TIMEOUT_S = 20.0
@@ -106,12 +106,13 @@ def _run(
     try:
         return process.wait()
     except Terminated:
-        process.terminate()
-        _end(process)
+        end(process, _END_TIMEOUT_S)
         raise
     except KeyboardInterrupt:
         # Ctrl-C in a terminal has reached the script too; it may save its state.
-        _end(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_TIMEOUT_S)
+        end(process, _END_TIMEOUT_S)
         return None
 
 
@@ -126,13 +127,3 @@ def _environment() -> dict[str, str]:
         "TRAINVITALS_REFERENCE",
     )
     return {name: value for name, value in os.environ.items() if name not in ours}
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Give it time to end by itself, then ask, then insist."""
-    for end in (None, process.terminate, process.kill):
-        if end is not None:
-            end()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_TIMEOUT_S)
-            return

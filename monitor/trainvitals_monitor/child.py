@@ -14,6 +14,7 @@ from types import TracebackType
 
 from trainvitals_monitor.client import Client, MonitorError
 from trainvitals_monitor.config import DEFAULT_PORT
+from trainvitals_monitor.interruption import end
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
@@ -116,14 +117,8 @@ class ChildMonitor:
 
     def stop(self) -> None:
         """End it, in good order if it lets us."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process is not None:
+            end(self._process, _STOP_TIMEOUT_S)
 
     def __enter__(self) -> ChildMonitor:
         return self.start()

@@ -1,14 +1,17 @@
 """
-How a command ends before its time: by Ctrl-C, or by SIGTERM, which a CI job that is cancelled sends.
+How a command ends before its time, by Ctrl-C, or by SIGTERM, which a CI job that is cancelled sends; and how it ends the
+processes that it has started.
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -38,6 +41,18 @@ def sigterm_interrupts() -> Iterator[None]:
 def exit_status(ended: BaseException) -> int:
     """The status of a command that `ended` has ended; click raises its own Abort from what came."""
     return TERMINATED if Terminated in map(type, (ended, ended.__cause__)) else INTERRUPTED
+
+
+def end(process: subprocess.Popen[Any], timeout_s: float) -> None:
+    """Ask a process to end by SIGTERM, and insist after so many seconds; nothing if it has ended."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from trainvitals_monitor.demo import Fault
+from trainvitals_monitor.interruption import end
 
 _STOP_TIMEOUT_S = 10.0
 _KEPT_LINES = 60
@@ -73,13 +74,7 @@ class Trainer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        end(self._process, _STOP_TIMEOUT_S)
         for thread in self._threads:
             thread.join(_STOP_TIMEOUT_S)
         for stream in (self._process.stdout, self._process.stderr):
