@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trainvitals_monitor.history import RunHistory
+from trainvitals_monitor.history import AttemptHistory, RunHistory
+from trainvitals_monitor.history.lasting import lasting_of
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.packed import pack_frame
 from trainvitals_monitor.pieces import Piece
@@ -21,7 +22,8 @@ from trainvitals_monitor.writing import StoredFrame, Writing
 class AttemptAtRest:
     """
     `id`: the store's number, None before it is written. `mark`: judged through this step, as the store says. `frames`:
-    those to be written. `forgotten_through`: frames up to this step have been let go of. The monitor's worker is the only
+    those to be written. `forgotten_through`: frames up to this step have been let go of; `lasting_through`: what later steps
+    need of those up to here is written down, and of an attempt that has ended (`has_lasting_end`) of all. The monitor's worker is the only
     one that changes it.
     """
 
@@ -34,6 +36,8 @@ class AttemptAtRest:
     frames: list[Arrival] = field(default_factory=list)
     places: Places = field(default_factory=Places)
     forgotten_through: int = -1
+    lasting_through: int = -1
+    has_lasting_end: bool = False
     _thinning: AttemptThinning | None = None
 
     def save(self, writing: Writing, run_id: int) -> None:
@@ -54,6 +58,13 @@ class AttemptAtRest:
             writing.put_chunk(self.id, "tensor", chunk)
         for tile, chunk in self.places.scalar_chunks(piece):
             writing.put_chunk(self.id, "scalar", chunk, tile)
+
+    def save_lasting(self, writing: Writing, history: AttemptHistory, through: int) -> None:
+        """Write down what is known from steps up to `through`, whose frames are about to be forgotten, or were."""
+        if self.id is None or (through <= self.lasting_through and self.has_lasting_end >= history.ended):
+            return
+        writing.put_lasting(self.id, lasting_of(history, through + 1))
+        self.lasting_through, self.has_lasting_end = through, history.ended
 
     def thin(self, writing: Writing, history: RunHistory, keep_steps: int | None) -> None:
         """Go on with the thinner tiers of its series, as far as steps rest in chunks."""

@@ -23,6 +23,9 @@ def forget(writing: Writing, attempt: AttemptAtRest, history: RunHistory) -> Non
     if attempt.id is None:
         return
     through = _old_through(attempt, history)
+    kept = history.get(attempt.key)
+    if kept is not None and through >= 0:
+        attempt.save_lasting(writing, kept, through)
     if through <= attempt.forgotten_through:
         return
     floors: dict[int, int] = {}

@@ -100,6 +100,13 @@ chunks = Table(
     Column("blob", LargeBinary, nullable=False),
     UniqueConstraint("attempt_id", "kind", "tile", "first_step"),
 )
+# What later steps of an attempt need of those whose frames were forgotten (history/lasting.py).
+lasting = Table(
+    "lasting",
+    metadata,
+    Column("attempt_id", _KEY, ForeignKey("attempts.id"), primary_key=True),
+    Column("blob", LargeBinary, nullable=False),
+)
 # What a run is compared with, and what later steps need of the comparison of earlier ones (references.py).
 comparisons = Table(
     "comparisons",

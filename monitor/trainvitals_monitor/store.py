@@ -109,6 +109,12 @@ class Store:
         found: dict[str, Any] | None = json.loads(rows[0]["document"]) if rows else None
         return found
 
+    def lasting(self, attempt_id: int) -> bytes | None:
+        """What was put of the attempt's forgotten steps."""
+        table = schema.lasting
+        rows = self.rows(select(table.c.blob).where(table.c.attempt_id == attempt_id))
+        return bytes(rows[0]["blob"]) if rows else None
+
     def frames(self, run_id: int) -> Iterator[StoredFrame]:
         """The run's frames, attempt by attempt, each rank's in its own order; read one at a time."""
         table, attempts = schema.frames, schema.attempts

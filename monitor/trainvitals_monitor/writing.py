@@ -132,6 +132,13 @@ class Writing:
             statement.on_conflict_do_update(index_elements=["run_id"], set_=changed)
         )
 
+    def put_lasting(self, attempt_id: int, blob: bytes) -> None:
+        """What is known from frames that are about to be forgotten, in place of what was put before."""
+        statement = insert(schema.lasting).values(attempt_id=attempt_id, blob=blob)
+        self._connection.execute(
+            statement.on_conflict_do_update(index_elements=["attempt_id"], set_={"blob": blob})
+        )
+
     def put_findings(self, run_id: int, found: Iterable[Finding]) -> None:
         """Findings that are new or have changed."""
         rows = [_finding_row(run_id, finding) for finding in found]

@@ -4,6 +4,7 @@ What is in memory again after a restart, what the store forgets, and how the mon
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 from tests.monitor.raw_frames import frame
 from tests.monitor.runs import faulty, healthy
 from tests.monitor.serving import serving
+from tests.monitor.stream import Stream
 from trainvitals_monitor import forgetting
 from trainvitals_monitor.config import Config, Limits
+from trainvitals_monitor.history.lasting import lasting_of
+from trainvitals_monitor.history.left import left_by
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.packed import unpack_frame
 from trainvitals_monitor.refusal import Refusal
@@ -110,6 +114,56 @@ def _frames(monitor: Monitor) -> list[Any]:
     run_id = monitor.roster.get("run").id
     assert run_id is not None
     return list(monitor.store.frames(run_id))
+
+
+def scheduled(steps: int) -> Stream:
+    """A long run of four groups: one's cosine goes on, one decays per step, one leaps late, one joins late."""
+    stream = Stream(["a", "b", "c", "d", "e"])
+    stream.optimizers([["a"], ["b"], ["c"]])
+    for step in range(1, steps + 1):
+        rare = {"d": {"update_norm": 0.1, "changed": 3}} if step == 3 else {}
+        if step == 300:
+            stream.optimizers([["a"], ["b"], ["c"], ["d"]])
+        stream.step(
+            values=dict.fromkeys("abcde" if step == 1 else "abcd", 1.0),
+            updates=dict.fromkeys("abc", 0.1) | rare,
+            digests={"*": 7} if step in (1, 200) else None,
+            lr=[
+                1e-3 * (1 + math.cos(math.pi * (step - 1) / 500)) / 2,
+                1e-3 * 0.97**step,
+                1e-3 if step < 9 else 2e-3 if step < 600 else 1e-2,
+                *([1e-3] if step >= 300 else []),
+            ],
+            weight_decay=0.1,
+        )
+    stream.flush()
+    return stream
+
+
+def test_what_rates_and_tensors_did_long_ago_outlives_a_restart(tmp_path: Path) -> None:
+    """Started anew late in a long attempt, twice, the monitor finds the same, and the next attempt is told the same."""
+    stream = scheduled(620)
+    told = []
+    for cuts in ([], [455, 505, 590]):
+        store = str(tmp_path / f"store-{len(cuts)}")
+        for start, end in zip([0, *cuts], [*cuts, None], strict=True):
+            with serving(Config(store=store)) as http:
+                http.push_all(stream.frames[start:end])
+                if end == 455:
+                    assert not http.get_json("/api/v1/runs/run/findings")["findings"]
+                engine = http.monitor.roster.get("run").engine
+                attempt = engine.history.current
+                assert attempt is not None
+                left = left_by(attempt)
+                known = lasting_of(attempt, 1 << 62)
+                findings = sorted((one.as_json() for one in engine.findings), key=str)
+        told.append((known, left.schedules, left.end.of(["a", "e"])[1].tolist(), findings))
+    assert {one["detector"] for one in findings} >= {
+        "schedule-overrun",
+        "learning-rate-vanished",
+        "learning-rate-jump",
+    }
+    assert told[0] == told[1]
 
 
 def test_a_second_attempt_after_a_restart_knows_the_first(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from trainvitals_monitor.history.checkpoints import Checkpoints
 from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.digests import Digests
 from trainvitals_monitor.history.held import Held
+from trainvitals_monitor.history.lasting import Lasting
 from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.rank import Rank, Tables
@@ -77,6 +78,8 @@ class AttemptHistory:
         self.previous: Previous | None = None
         self.comparison: Comparison | None = None
         """The run beside its reference; None where it has none."""
+        self.lasting: Lasting | None = None
+        """What the store kept of steps whose frames it forgot; given before the first frame, None otherwise."""
         self._remembered: Remembered | None = None
         self.ranks = Ranks(header.world_size, self.tensors)
         self._waiting = Waiting(header.world_size)
@@ -194,6 +197,8 @@ class AttemptHistory:
         self._rows = self._waiting.take_step(step)
         self.window.resize(len(self.tensors))
         self.window.begin(step)
+        if self.lasting is not None:
+            self.lasting.place(self)
         self.step = step
         self.judged_steps += 1
         absorb(self, self._rows, step)

@@ -35,18 +35,29 @@ class Digests:
         if self.first_step is None:
             self.first_step = step
         rows = _padded(self._by_step.get(step, {}), num_tensors)
-        self._latest = _padded(self._latest, num_tensors)
         for name, values in columns.items():
             rows[name][tensors] = values
-            self._latest[name][tensors] = values
         self._by_step[step] = rows
-        self._latest_steps = np.pad(
-            self._latest_steps, (0, num_tensors - len(self._latest_steps)), constant_values=-1
-        )
-        self._latest_steps[tensors] = step
+        self.remember(np.full(len(tensors), step), tensors, columns, num_tensors)
         for old in sorted(self._by_step)[:-KEPT_STEPS]:
             if old != self.first_step:
                 del self._by_step[old]
+
+    def remember(
+        self,
+        steps: npt.NDArray[np.int64],
+        tensors: npt.NDArray[np.int64],
+        columns: Columns,
+        num_tensors: int,
+    ) -> None:
+        """The last rows about these tensors, and the step that each is about; later ones stay."""
+        self._latest = _padded(self._latest, num_tensors)
+        missing = num_tensors - len(self._latest_steps)
+        self._latest_steps = np.pad(self._latest_steps, (0, missing), constant_values=-1)
+        later = steps >= self._latest_steps[tensors]
+        for name, values in columns.items():
+            self._latest[name][tensors[later]] = values[later]
+        self._latest_steps[tensors[later]] = steps[later]
 
     def at(self, step: int, num_tensors: int) -> Columns | None:
         """The rows of this step, each column of length `num_tensors`; None if there are none."""

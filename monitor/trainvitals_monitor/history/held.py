@@ -4,15 +4,15 @@ Which optimizer holds which tensor, at what learning rate and weight decay: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trainvitals.frame import OptimizersSeen
-from trainvitals_monitor.history.schedule import Mirror, Rise, Schedule, Schedules
+from trainvitals_monitor.history.schedule import Course, Mirror, Rise, Schedule
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,11 +34,13 @@ class _Report:
         self.weight_decay = np.empty(0, np.float64)
         self.decayed = np.empty(0, np.float64)
         self.decayed_through = np.empty(0, np.float64)
-        self.schedules = Schedules()
+        self.courses: dict[int, Course] = {}
+        self._through = -1
+        """Before a restart all up to this step had been told, and is told again as far as its frames are kept."""
 
     def optimizers(self, seen: OptimizersSeen) -> None:
         known = [] if self.seen is None else self.seen.group_tensors
-        if seen.group_tensors[: len(known)] != known:
+        if seen.group_tensors[: len(known)] != known and seen.step > self._through:
             # Groups are counted anew: what they had decayed so far is no longer known.
             self.decayed = np.zeros_like(self.decayed)
             self.decayed_through = np.full_like(self.decayed, seen.step - 1)
@@ -53,6 +55,8 @@ class _Report:
         )
 
     def rates(self, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int) -> None:
+        if step < self._through:
+            return
         needed = int(groups.max()) + 1 if len(groups) else 0
         if needed > len(self.lr):
             new = (0, needed - len(self.lr))
@@ -63,7 +67,8 @@ class _Report:
         self.decayed[groups] = np.where(np.isnan(decayed), 0.0, decayed)
         self.decayed_through[groups] = step - 1
         self.weight_decay[groups] = decay
-        self.schedules.tell(groups.tolist(), lr.tolist(), step)
+        for group, rate in zip(groups.tolist(), lr.tolist(), strict=True):
+            self.courses.setdefault(group, Course()).tell(rate, step)
         higher = ~(lr <= self.lr[groups])
         self.rose[groups] = np.where(higher, step, self.rose[groups])
         other = ~(lr == self.lr[groups])
@@ -77,6 +82,18 @@ class _Report:
         each: FloatArray = self.lr * self.weight_decay
         total: FloatArray = self.decayed + each * np.maximum(step - self.decayed_through, 0)
         return total
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything that was told of rates, as plain data."""
+        columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
+        return {**columns, "courses": [(g, c.as_json()) for g, c in self.courses.items()]}
+
+    def restore(self, said: Mapping[str, Any], through: int) -> None:
+        """As it was when all up to this step had been told."""
+        for name in _COLUMNS:
+            setattr(self, name, np.array(said[name], np.float64))
+        self.courses = {group: Course.from_json(course) for group, course in said["courses"]}
+        self._through = through
 
 
 _COLUMNS = (
@@ -138,6 +155,16 @@ class Held:
         if len(report.lr) > known:
             self._deciding = None
 
+    def as_json(self) -> list[tuple[int, dict[str, Any]]]:
+        """What the ranks that decide about any tensor told of rates, as plain data."""
+        deciding = set(self._from_behind())
+        return [(n, one.as_json()) for n, one in self._reports.items() if one in deciding]
+
+    def restore(self, said: Iterable[tuple[int, Mapping[str, Any]]], through: int) -> None:
+        """As it was when all up to this step had been told; before anything is told again."""
+        for rank, report in said:
+            self._reports.setdefault(rank, _Report()).restore(report, through)
+
     def lr(self, num_tensors: int) -> FloatArray:
         """Learning rate by tensor, NaN where unknown."""
         if self._lr is None or len(self._lr) != num_tensors:
@@ -152,16 +179,16 @@ class Held:
                 count = len(report.seen.group_tensors)
                 columns = (report.lr, report.former_peak, report.changed, report.peak_lr)
                 lr, former_peak, changed, peak = (column[:count] for column in columns)
-                descents = [report.schedules.descent(group) for group in range(len(lr))]
+                courses = [report.courses.get(group) or Course() for group in range(len(lr))]
                 return Rates(
                     lr,
                     former_peak,
                     changed,
                     peak,
-                    tuple(each.halved for each in descents),
-                    tuple(each.falls for each in descents),
-                    tuple(report.schedules.mirrored(group) for group in range(len(lr))),
-                    tuple(report.schedules.rise(group) for group in range(len(lr))),
+                    tuple(each.descent.halved for each in courses),
+                    tuple(each.descent.falls for each in courses),
+                    tuple(each.mirror for each in courses),
+                    tuple(each.rise for each in courses),
                 )
         return None
 
@@ -185,11 +212,10 @@ class Held:
         """By tensor, what is remembered of its group's learning rate; only of tensors that are held."""
         found: dict[int, Schedule] = {}
         for report in self._from_behind():
-            of_group = {group: report.schedules.of(group) for group in set(report.groups.tolist())}
+            of_group = {group: course.schedule for group, course in report.courses.items()}
             for tensor, group in zip(report.tensors.tolist(), report.groups.tolist(), strict=True):
-                schedule = of_group[group]
-                if schedule is not None and tensor < num_tensors:
-                    found[tensor] = schedule
+                if group in of_group and tensor < num_tensors:
+                    found[tensor] = of_group[group]
         return found
 
     def _by_tensor(self, column: str, num_tensors: int) -> FloatArray:

@@ -28,6 +28,9 @@ _PACE_STEPS = 32
 def left_by(attempt: AttemptHistory) -> Previous:
     """All that later attempts are told of this one, and of those before it."""
     table = attempt.tensors
+    if attempt.lasting is not None:
+        # No step of an attempt long over is judged again after a restart.
+        attempt.lasting.place(attempt)
     older = attempt.previous
     last_save = attempt.checkpoints.last_save
     own = last_save is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 from trainvitals.frame import Header
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.comparison import Comparison
+from trainvitals_monitor.history.lasting import Lasting
 from trainvitals_monitor.history.left import left_by
 from trainvitals_monitor.history.rank import Tables
 from trainvitals_monitor.history.reference import Reference
@@ -22,6 +23,7 @@ class RunHistory:
         self.run = run
         self._attempts: dict[str, AttemptHistory] = {}
         self._gone: set[str] = set()
+        self._lasting: dict[str, Lasting] = {}
         self.attempts_seen = 0
         self.comparison: Comparison | None = None
         self.unknown_reference = ""
@@ -36,6 +38,10 @@ class RunHistory:
     def compare_with_none(self, unknown: str = "") -> None:
         """Attempts that begin from now on have no reference; `unknown`: they were to have this one."""
         self.comparison, self.unknown_reference = None, unknown
+
+    def restore(self, key: str, lasting: Lasting) -> None:
+        """What the store kept of an attempt's forgotten steps, before its frames are given again."""
+        self._lasting[key] = lasting
 
     @property
     def attempts(self) -> list[AttemptHistory]:
@@ -69,6 +75,7 @@ class RunHistory:
         if attempt is None:
             attempt = self._attempts[header.attempt] = AttemptHistory(header)
             attempt.comparison = self.comparison
+            attempt.lasting = self._lasting.pop(header.attempt, None)
             self.attempts_seen += 1
         return attempt if attempt.ingest(header, tables) else None
 

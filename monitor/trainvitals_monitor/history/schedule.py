@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FIRST_RATES = 4
 """Learning rates of an attempt's first steps that are remembered one by one."""
@@ -67,90 +67,88 @@ class Schedule:
         return Schedule(first=older.first, last=self.last, revivals=self.revivals + older.revivals)
 
 
-class Schedules:
-    """The schedules of one rank's groups, as their rates are told: when they change, and now and then."""
+class Course:
+    """Where one group's rate has been: told when it changes, and now and then."""
 
     def __init__(self) -> None:
-        self._first: dict[int, dict[int, float]] = {}
-        self._last: dict[int, float] = {}
-        self._told: dict[int, int] = {}
-        self._changed: dict[int, int] = {}
-        self._rises: dict[int, Rise] = {}
-        self._fallen: set[int] = set()
-        self._revivals: dict[int, int] = {}
-        self._peak: dict[int, float] = {}
-        self._descents: dict[int, Descent] = {}
-        self._changes: dict[int, deque[tuple[int, float]]] = {}
-        self._mirrored: dict[int, Mirror] = {}
+        self.first: dict[int, float] = {}
+        self.last = self.peak = math.nan
+        self.told = -1
+        self.num_changes = 0
+        self.has_fallen = False
+        self.revivals = 0
+        self.rise: Rise | None = None
+        self.descent = Descent()
+        self.mirror: Mirror | None = None
+        self._changes: deque[tuple[int, float]] = deque(maxlen=2 * MIRROR + 1)
 
-    def tell(self, groups: Iterable[int], rates: Iterable[float], step: int) -> None:
-        """The rates of some groups from this step on."""
-        for group, rate in zip(groups, rates, strict=True):
-            first = self._first.setdefault(group, {})
-            if step - min(first, default=step) < FIRST_RATES:
-                first[step] = rate
-            last = self._last.get(group, rate)
-            self._rise(group, rate, last, step)
-            if rate < last:
-                self._fallen.add(group)
-            elif rate > last and group in self._fallen:
-                self._fallen.discard(group)
-                self._revivals[group] = self._revivals.get(group, 0) + 1
-            self._descend(group, rate, last, step)
-            self._mirror(group, rate, step)
-            self._last[group] = rate
+    def tell(self, rate: float, step: int) -> None:
+        """The rate from this step on."""
+        if self.told < 0:
+            self.last = self.peak = rate
+        if step - min(self.first, default=step) < FIRST_RATES:
+            self.first[step] = rate
+        rises, falls = rate > self.last, rate < self.last
+        if rises:
+            self.rise = Rise(
+                step, self.told, self.last, self.peak, self.num_changes, self.revivals
+            )
+        self.num_changes += rate != self.last
+        self.told = step
+        self.revivals += rises and self.has_fallen
+        self.has_fallen = falls or (self.has_fallen and not rises)
+        self._descend(rate, step)
+        self._reflect(rate, step)
+        self.last = rate
 
-    def _rise(self, group: int, rate: float, last: float, step: int) -> None:
-        changes = self._changed.get(group, 0)
-        if rate > last:
-            told, peak = self._told[group], self._peak[group]
-            revivals = self._revivals.get(group, 0)
-            self._rises[group] = Rise(step, told, last, peak, changes, revivals)
-        self._changed[group] = changes + (rate != last)
-        self._told[group] = step
-
-    def rise(self, group: int) -> Rise | None:
-        """The last time that the group's rate rose; None if it never did."""
-        return self._rises.get(group)
-
-    def _descend(self, group: int, rate: float, last: float, step: int) -> None:
-        peak = self._peak[group] = max(rate, self._peak.get(group, rate))
-        halved, falls = self.descent(group)
-        count = _halvings(peak, rate)
+    def _descend(self, rate: float, step: int) -> None:
+        self.peak = max(rate, self.peak)
+        halved, falls = self.descent
+        count = _halvings(self.peak, rate)
         new = (step,) * (count - len(halved))
-        falls = 0 if rate > last else falls + (rate < last)
-        self._descents[group] = Descent((*halved[:count], *new), falls)
+        falls = 0 if rate > self.last else falls + (rate < self.last)
+        self.descent = Descent((*halved[:count], *new), falls)
 
-    def _mirror(self, group: int, rate: float, step: int) -> None:
-        changes = self._changes.setdefault(group, deque(maxlen=2 * MIRROR + 1))
+    def _reflect(self, rate: float, step: int) -> None:
+        changes = self._changes
         if changes and changes[-1][1] == rate:
             return
         changes.append((step, rate))
-        if len(changes) < 2 * MIRROR + 1 or group in self._mirrored:
+        if len(changes) < 2 * MIRROR + 1 or self.mirror is not None:
             return
-        if _is_mirror([told for _, told in changes], self._peak[group]):
-            self._mirrored[group] = Mirror(changes[MIRROR + 1][0], changes[MIRROR][1])
+        if _is_mirror([told for _, told in changes], self.peak):
+            self.mirror = Mirror(changes[MIRROR + 1][0], changes[MIRROR][1])
 
-    def mirrored(self, group: int) -> Mirror | None:
-        """Where the group's rate came up as it came down; None: it never did."""
-        return self._mirrored.get(group)
+    @property
+    def schedule(self) -> Schedule:
+        """What the next attempt is told of it."""
+        begin = min(self.first)
+        first = [
+            self.first[max(step for step in self.first if step <= begin + k)]
+            for k in range(FIRST_RATES)
+        ]
+        return Schedule(first=tuple(first), last=self.last, revivals=self.revivals)
 
-    def descent(self, group: int) -> Descent:
-        """How far the group's rate is below its peak."""
-        return self._descents.get(group, Descent())
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        return {
+            **vars(self),
+            "first": [*self.first.items()],
+            "_changes": [*self._changes],
+        }
 
-    def of(self, group: int) -> Schedule | None:
-        """What is remembered of a group; None if nothing was told."""
-        told = self._first.get(group)
-        if not told:
-            return None
-        begin = min(told)
-        first = [told[max(step for step in told if step <= begin + k)] for k in range(FIRST_RATES)]
-        return Schedule(
-            first=tuple(first),
-            last=self._last[group],
-            revivals=self._revivals.get(group, 0),
-        )
+    @classmethod
+    def from_json(cls, said: Mapping[str, Any]) -> Course:
+        """The inverse of `as_json`."""
+        course = cls()
+        vars(course).update(said)
+        course.first = {step: rate for step, rate in said["first"]}
+        course.rise = None if said["rise"] is None else Rise(*said["rise"])
+        halved, falls = said["descent"]
+        course.descent = Descent(tuple(halved), falls)
+        course.mirror = None if said["mirror"] is None else Mirror(*said["mirror"])
+        course._changes = deque(((step, rate) for step, rate in said["_changes"]), 2 * MIRROR + 1)
+        return course
 
 
 def _halvings(peak: float, rate: float) -> int:

@@ -174,6 +174,15 @@ class Window:
             self._latest[column.name][index] = given
             self._last_seen[column.name][index] = self._steps[row]
 
+    def remember(self, stat: str, index: IntArray, values: FloatArray, steps: IntArray) -> None:
+        """The last looks at these tensors that rest in no row any more, and their steps; later ones stay."""
+        self._for_table(SERIES_TABLE[stat].name)
+        self._for_stat(stat)
+        self._set_latest(stat)
+        later = steps > self._last_seen[stat][index]
+        self._latest[stat][index[later]] = values[later]
+        self._last_seen[stat][index[later]] = steps[later]
+
     def _for_table(self, name: str) -> BoolArray:
         if name not in self._seen:
             self._seen[name] = np.zeros((self._capacity, self._num_tensors), np.bool_)
