@@ -61,7 +61,9 @@ class AttemptAtRest:
 
     def save_lasting(self, writing: Writing, history: AttemptHistory, through: int) -> None:
         """Write down what is known from steps up to `through`, whose frames are about to be forgotten, or were."""
-        if self.id is None or (through <= self.lasting_through and self.has_lasting_end >= history.ended):
+        if self.id is None or (
+            through <= self.lasting_through and self.has_lasting_end >= history.ended
+        ):
             return
         writing.put_lasting(self.id, lasting_of(history, through + 1))
         self.lasting_through, self.has_lasting_end = through, history.ended

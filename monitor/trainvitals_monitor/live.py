@@ -20,7 +20,6 @@ from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding
 from trainvitals_monitor.forgetting import forget
 from trainvitals_monitor.header import validate_header
-from trainvitals_monitor.history.lasting import Lasting
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.models import AttemptOut, RunOut
 from trainvitals_monitor.overrides import Tuning
@@ -120,9 +119,7 @@ class LiveRun:
                 attempt.ranks[floor["rank"]] = Received(floor["floor"])
             attempt.places.tensors = store.places(stored["id"], "tensor")
             attempt.places.scalars = store.places(stored["id"], "scalar")
-            lasting = store.lasting(stored["id"])
-            if lasting is not None:
-                live.engine.history.restore(attempt.key, Lasting(lasting))
+            live.engine.history.restore(attempt.key, store.lasting(stored["id"]))
         # Frames and what follows from them are written together: what is there has been judged, all of it.
         live.engine.restore(store.findings(row["id"]), dict.fromkeys(live._attempts, _EVER))
         for frame in store.frames(row["id"]):

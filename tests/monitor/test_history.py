@@ -13,11 +13,12 @@ import pytest
 
 from tests.monitor.stream import Stream, digest_of, feed, tensor
 from trainvitals.facts import SERIES, VALUES
-from trainvitals.frame import OptimizersSeen, SlotChanged, TensorInfo
+from trainvitals.frame import OptimizersSeen, SlotChanged, TensorInfo, decode
 from trainvitals.roles import Role
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
+from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.history import TensorTable, View
 from trainvitals_monitor.history.held import Held
 from trainvitals_monitor.history.series import WINDOW_BYTES, Window
@@ -615,3 +616,32 @@ def test_of_ranks_that_hold_the_same_the_lowest_is_asked() -> None:
     assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
     held.rates(0, np.array([0]), np.array([0.05]), np.array([0.0]), 2)
     assert held.lr(4).tolist()[:3] == [0.05, 0.05, 0.3]
+
+
+def test_what_training_started_from_is_known_however_frames_are_cut() -> None:
+    """Frames may say that nothing is done yet before the state to start from is read, and tell of it bit by bit."""
+    stream = Stream(["a", "b"])
+    stream.beginning(digests={"*": 7}, begun={"*": 0.1})
+    stream.optimizers([["a", "b"]])
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    (header, tables), (step_header, step_tables) = map(decode, stream.frames)
+    digests = tables.pop("digests")
+    bits = [{name: column[i : i + 1] for name, column in digests.items()} for i in (0, 1)]
+    for parts in (
+        [{**tables, "digests": digests, **step_tables}],
+        [{}, {"digests": bits[0]}, {"digests": bits[1]}, tables, step_tables],
+    ):
+        engine = Engine("run")
+        for seq, part in enumerate(parts, 1):
+            ended = {} if part is parts[-1] else {"complete_through": 0, "events": []}
+            named = {"tensors": header["tensors"] if seq == 1 else []}
+            engine.ingest(validate_header({**step_header, "seq": seq, **named, **ended}), part)
+        attempt = engine.history.current
+        assert attempt is not None
+        assert attempt.judged_steps == 2
+        first, begun = attempt.digests.first(2), attempt.beginning.columns(2)
+        assert first is not None
+        assert begun is not None
+        assert (attempt.digests.first_step, first["digest"].tolist()) == (0, [7, 7])
+        assert begun["read"].all()

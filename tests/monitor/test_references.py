@@ -79,7 +79,11 @@ def test_an_unknown_reference_is_said_and_no_error(http: Client, tmp_path: Path)
 def test_a_restart_changes_nothing(good: Path, tmp_path: Path) -> None:
     """Halfway through a run the monitor is started anew: it goes on comparing, and says the same."""
     own = frames(
-        tmp_path / "frames", replace(GOOD, divided=2), run="half", reference="good", interval_s=0.01
+        tmp_path / "frames",
+        replace(GOOD, divided=2),
+        run="half",
+        reference="good",
+        interval_s=0.001,
     )
     assert len(own) > 3
     before = [path.read_bytes() for path in sorted(good.rglob("*.safetensors"))]

@@ -11,9 +11,11 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     series.py       the recent window, step-major
     schedule.py     how learning rates began and went on
     held.py         which optimizer holds which tensor, at what learning rate
+    optimizers.py   the ranks' reports of their optimizers as one
     digests.py      what tensors held, at a few steps
     checkpoints.py  the manifests of saves and loads, ranks merged
     previous.py     what an attempt leaves to the next: left.py gathers it, traces.py is its state by name
+    lasting.py      what is known from steps whose frames were forgotten, over a restart
     remembered.py   steps of which only their series are left
     reference.py    what is kept of a run that others are compared with
     comparison.py   a run beside its reference

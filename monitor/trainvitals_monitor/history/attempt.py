@@ -122,7 +122,7 @@ class AttemptHistory:
             self._waiting.expect(step)
 
     def _take(self, rank: Rank, header: Header, tables: Tables) -> None:
-        promised = rank.complete_through
+        promised, rows_promised = rank.complete_through, rank.promised
         rank.said(header)
         self._declare(header)
         rank.make_room(header.tensors)
@@ -139,7 +139,7 @@ class AttemptHistory:
             if name == "manifest":
                 rank.add_manifest(columns)
             else:
-                self._waiting.add_rows(header, promised, name, columns)
+                self._waiting.add_rows(header, rows_promised, name, columns)
 
     def _declare(self, header: Header) -> None:
         """The contract that counts is the lowest rank's, as it said it last."""
@@ -166,9 +166,13 @@ class AttemptHistory:
     @property
     def has_ready(self) -> bool:
         """Whether `advance` would come to a step now."""
-        return self._waiting.has_steps(self.ranks.ready_through()) or (
+        return bool(self._ready(self.ranks.ready_through())) or (
             self.world_size == 1 and self._waiting.has_attempts()
         )
+
+    def _ready(self, through: int) -> list[int]:
+        """Steps up to this one; what training starts from is shown once a step was made of it (see `Rank.promised`)."""
+        return self._waiting.steps(through) if through > self.base_step else []
 
     def advance(self, everything: bool = False) -> Iterator[View]:
         """
@@ -176,7 +180,7 @@ class AttemptHistory:
         attempt, a last one. `everything`: wait for nobody any more.
         """
         through = EVER if everything else self.ranks.ready_through()
-        for step in self._waiting.steps(through):
+        for step in self._ready(through):
             yield from self._late_looks(step)
             if self.judged_steps and step <= self.step:
                 # From a rank that was no longer waited for.
@@ -204,7 +208,7 @@ class AttemptHistory:
         absorb(self, self._rows, step)
         if self._remembered is not None:
             self._remembered.write(step, self.tensors, self.window, self.scalars)
-        self._note_moves()
+        self.moved.saw(self.step, self.window)
         return self._look(self._waiting.take_events(step), late=False)
 
     def _late_looks(self, before: int) -> Iterator[View]:
@@ -235,14 +239,9 @@ class AttemptHistory:
                 self.dropped["late"] += len(late.rows["step"])
         self.window.resize(len(self.tensors))
         absorb(self, self._rows, self.step)
-        self._note_moves()
+        self.moved.saw(self.step, self.window)
         for step, rows in older.items():
             absorb(self, rows, step)
-
-    def _note_moves(self) -> None:
-        window = self.window
-        changed, since = (window.now(stat, self.step) for stat in ("changed", "since"))
-        self.moved.saw(self.step, changed, since, window.seen_now("changed", self.step))
 
     def _look(self, items: list[Item], late: bool) -> View:
         self.window.resize(len(self.tensors))

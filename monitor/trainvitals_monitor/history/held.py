@@ -4,14 +4,14 @@ Which optimizer holds which tensor, at what learning rate and weight decay: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trainvitals.frame import OptimizersSeen
+from trainvitals_monitor.history.optimizers import merged
 from trainvitals_monitor.history.schedule import Course, Mirror, Rise, Schedule
 
 FloatArray = npt.NDArray[np.float64]
@@ -248,7 +248,7 @@ class Held:
     def merged(self) -> OptimizersSeen | None:
         """One report for all ranks: the lowest rank's, and the groups of ranks that hold something else."""
         if self._merged is None:
-            self._merged = _merged([report.seen for _, report in sorted(self._reports.items())])
+            self._merged = merged([report.seen for _, report in sorted(self._reports.items())])
         return self._merged
 
     def _from_behind(self) -> list[_Report]:
@@ -263,41 +263,3 @@ class Held:
                     found.append(report)
             self._deciding = found[::-1]
         return self._deciding
-
-
-def _merged(reports: Sequence[OptimizersSeen | None]) -> OptimizersSeen | None:
-    made: OptimizersSeen | None = None
-    seen: list[list[list[int]]] = []
-    for report in reports:
-        if report is None or report.group_tensors in seen:
-            continue
-        seen.append(report.group_tensors)
-        made = report if made is None else _joined(made, report)
-    return made
-
-
-def _joined(one: OptimizersSeen, other: OptimizersSeen) -> OptimizersSeen:
-    """Both: optimizers, groups and foreign parameters of the other are counted on behind those of the one."""
-    groups = len(one.group_tensors)
-    foreign = [
-        replace(parameter, group=parameter.group + groups if parameter.group >= 0 else -1)
-        for parameter in other.foreign
-    ]
-    return replace(
-        one,
-        step=max(one.step, other.step),
-        optimizers=[*one.optimizers, *other.optimizers],
-        group_optimizer=[
-            *one.group_optimizer,
-            *(number + len(one.optimizers) for number in other.group_optimizer),
-        ],
-        group_tensors=[*one.group_tensors, *other.group_tensors],
-        foreign=[*one.foreign, *foreign],
-        masters=one.masters or other.masters,
-        carries=one.carries or other.carries,
-        default_lr=[*_defaults(one), *_defaults(other)],
-    )
-
-
-def _defaults(seen: OptimizersSeen) -> list[float | None]:
-    return seen.default_lr or [None] * len(seen.optimizers)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from trainvitals_monitor.history.series import Window
+
 
 class Moved:
     """
@@ -48,14 +50,10 @@ class Moved:
         self.first[index], self.steps[index] = columns["first"], columns["steps"]
         self._last[index] = columns["last"]
 
-    def saw(
-        self,
-        step: int,
-        changed: npt.NDArray[np.float64],
-        since: npt.NDArray[np.float64],
-        seen: npt.NDArray[np.bool_],
-    ) -> None:
-        """The columns `changed` and `since` [n] of a step; the same step may come again, with more."""
+    def saw(self, step: int, window: Window) -> None:
+        """A step as it stands in the window; the same one may come again, with more."""
+        changed, since = (window.now(stat, step) for stat in ("changed", "since"))
+        seen = window.seen_now("changed", step)
         if step < self._through:
             return
         self._resize(len(changed))

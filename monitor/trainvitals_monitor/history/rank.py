@@ -70,6 +70,14 @@ class Rank:
         """The number of the frame that is due."""
         return self._next_seq
 
+    @property
+    def promised(self) -> int:
+        """
+        No more rows will come up to this step; -1 before one was made: the state that it starts from is read just before
+        it, when frames may have gone out that say that nothing is done yet.
+        """
+        return self.complete_through if self.complete_through > self.base_step else -1
+
     def has(self, seq: int) -> bool:
         """Whether this frame came already."""
         return seq in self._held or (seq < self._next_seq and seq not in self._skipped)

@@ -39,9 +39,10 @@ class RunHistory:
         """Attempts that begin from now on have no reference; `unknown`: they were to have this one."""
         self.comparison, self.unknown_reference = None, unknown
 
-    def restore(self, key: str, lasting: Lasting) -> None:
-        """What the store kept of an attempt's forgotten steps, before its frames are given again."""
-        self._lasting[key] = lasting
+    def restore(self, key: str, lasting: bytes | None) -> None:
+        """What the store kept of an attempt's forgotten steps, if it forgot any; before its frames are given again."""
+        if lasting is not None:
+            self._lasting[key] = Lasting(lasting)
 
     @property
     def attempts(self) -> list[AttemptHistory]:

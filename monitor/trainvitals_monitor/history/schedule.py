@@ -90,9 +90,7 @@ class Course:
             self.first[step] = rate
         rises, falls = rate > self.last, rate < self.last
         if rises:
-            self.rise = Rise(
-                step, self.told, self.last, self.peak, self.num_changes, self.revivals
-            )
+            self.rise = Rise(step, self.told, self.last, self.peak, self.num_changes, self.revivals)
         self.num_changes += rate != self.last
         self.told = step
         self.revivals += rises and self.has_fallen
@@ -142,7 +140,7 @@ class Course:
         """The inverse of `as_json`."""
         course = cls()
         vars(course).update(said)
-        course.first = {step: rate for step, rate in said["first"]}
+        course.first = dict(said["first"])
         course.rise = None if said["rise"] is None else Rise(*said["rise"])
         halved, falls = said["descent"]
         course.descent = Descent(tuple(halved), falls)

@@ -99,10 +99,6 @@ class Waiting:
         """Steps up to this one that have rows, ascending."""
         return sorted(step for step in self._steps if step <= through)
 
-    def has_steps(self, through: int) -> bool:
-        """Whether there are any."""
-        return any(step <= through for step in self._steps)
-
     def has_attempts(self) -> bool:
         """Whether steps were attempted and not made, which calls for a look even where none ever is."""
         return any(isinstance(item.what, StepsAttempted) for item in self._late)
