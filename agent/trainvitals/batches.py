@@ -47,6 +47,9 @@ def batches(
 
 def flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """All elements in one 1-D tensor, each tensor in row-major order; a single contiguous one is not copied."""
+    # Of equal shapes, `cat` makes no view of each. (A scalar can't be concatenated; a single one would be copied.)
+    if len(tensors) > 1 and tensors[0].dim() and len(set(map(torch.Tensor.size, tensors))) == 1:
+        return torch.cat(list(tensors)).reshape(-1)
     # One call from C++; DDP and ZeRO flatten their buckets with it.
     flat: torch.Tensor = torch._C._nn.flatten_dense_tensors(list(tensors))
     return flat

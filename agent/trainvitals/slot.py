@@ -41,7 +41,8 @@ class Slot:
     """
     One place, and what it held when it was last judged; `layout` and `plan` are kept here by the table.
 
-    `is_plain`: it held a tensor with a pointer, and no subclass. `deaths`: where its index goes when what it held dies.
+    `is_plain`: it held a tensor with a pointer, no subclass, and none that is conjugated or negated by a mark only.
+    `deaths`: where its index goes when what it held dies.
     """
 
     __slots__ = (
@@ -112,6 +113,20 @@ class Slot:
             and found.shape == shape
         )
 
+    def unmoved(self) -> torch.Tensor | None:
+        """
+        What it holds, if it is plain, and the object and the memory that it held; None says nothing. 0.4 us, and the time
+        that a dozen places in memory take.
+        """
+        home = self._home()
+        found = None if home is None else home.__dict__.get(self._key)
+        if found is None:
+            found = self._owner.get(self._key)
+        if not self.is_plain or found is None or found is not self.reference():
+            return None
+        tensor = cast(torch.Tensor, found)
+        return tensor if tensor.data_ptr() == cast(State, self.state)[0] else None
+
     def adopt(self, tensor: torch.Tensor | None, step: int) -> None:
         """Take what is there now as right, from this step on."""
         if tensor is None:
@@ -120,7 +135,13 @@ class Slot:
             self.refer_to(tensor)
         self.state = None if tensor is None else state_of(tensor)
         self.sharded = tensor is not None and is_dtensor(tensor)
-        self.is_plain = type(tensor) in PLAIN and self.state is not None and self.state.storage != 0
+        self.is_plain = (
+            type(tensor) in PLAIN
+            and self.state is not None
+            and self.state.storage != 0
+            and not cast(torch.Tensor, tensor).is_conj()
+            and not cast(torch.Tensor, tensor).is_neg()
+        )
         self.deaths.discard(self.index)
         if self.place.kind == "buffer" and self.place.persistent:
             self.predecessors.follow(tensor if self.is_plain else None, step)

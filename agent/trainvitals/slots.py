@@ -92,13 +92,31 @@ class SlotTable:
         slot = self.slots[index]
         if slot.is_plain and slot.is_same():
             same = slot.reference()
-            return None if same is None else local_part(same)
+            return None if same is None else same.detach()
         tensor = self.tensor(index)
         if tensor is None or slot.state is None or is_dtensor(tensor) != slot.sharded:
             return None
         if tensor.shape != slot.state.shape or tensor.device != slot.state.device:
             return None
         return local_part(tensor)
+
+    def parts(self, indices: Iterable[int]) -> tuple[list[int], list[torch.Tensor]]:
+        """
+        The parts of those that have one now, for reading without a graph: a parameter may come as it is, not detached.
+
+        As `local`, but that a tensor may come that has been given another shape in its old place.
+        """
+        there: list[int] = []
+        parts: list[torch.Tensor] = []
+        slots = self.slots
+        for index in indices:
+            part = slots[index].unmoved()
+            if part is None:
+                part = self.local(index)
+            if part is not None:
+                there.append(index)
+                parts.append(part)
+        return there, parts
 
     def readable(self, index: int) -> bool:
         """Whether its elements can be read where they lie (not sparse, quantised, on meta, or freed for now)."""

@@ -114,12 +114,14 @@ class Look:
 
 def cut_sample(slots: SlotTable, indices: Sequence[int]) -> Sample:
     """The cores of these tensors as they are now, without those that can't be cut."""
-    parts = [(index, part) for index in indices if (part := slots.local(index)) is not None]
-    plans = [slots.plan(index) for index, _ in parts]
-    cuts = cut_many([part for _, part in parts], plans)
+    there, parts = slots.parts(indices)
+    plans = [slots.plan(index) for index in there]
+    cuts = cut_many(parts, plans)
     kept = [row for row, plan in enumerate(plans) if _says_something(cuts[row], plan)]
+    if len(kept) == len(there):
+        return Sample(there, cuts, plans)
     return Sample(
-        [parts[row][0] for row in kept], [cuts[row] for row in kept], [plans[row] for row in kept]
+        [there[row] for row in kept], [cuts[row] for row in kept], [plans[row] for row in kept]
     )
 
 

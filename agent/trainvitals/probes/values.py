@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.slots import SlotTable
-from trainvitals.sweep import can_extremes, can_norm, extremes, nonfinite_counts, norms
+from trainvitals.sweep import can_extremes, extremes, nonfinite_counts, norms, were_read
 
 
 class Values(Probe):
@@ -45,7 +44,7 @@ class Values(Probe):
         whole = np.array([plan.is_whole for plan in plans], np.bool_)
         indices = np.array([sample.indices[row] for row in rows], np.int64)
         keep = whole | np.isfinite(core_norms)
-        _report(look, indices[~keep])
+        _report(look, indices[~keep].tolist())
         kept = np.flatnonzero(keep)
         look.add(
             "values",
@@ -76,11 +75,7 @@ class Sweeps(Probe):
         """One memory pass over the tensors whose turn it is."""
         _report(look, look.choice.sweep)
         ranged = [index for index in look.choice.sweep if self._ranged.has(look.slots, index)]
-        parts = [look.slots.local(index) for index in ranged]
-        found = [
-            (index, part) for index, part in zip(ranged, parts, strict=True) if part is not None
-        ]
-        _report_extremes(look, [index for index, _ in found], [part for _, part in found])
+        _report_extremes(look, *look.slots.parts(ranged))
 
 
 class _Ranged:
@@ -97,19 +92,16 @@ class _Ranged:
         return known
 
 
-def _report(look: Look, indices: Sequence[int] | npt.NDArray[np.int64]) -> None:
-    parts = [(int(index), look.slots.local(int(index))) for index in indices]
-    read = [(index, part) for index, part in parts if part is not None and can_norm(part)]
-    if not read:
-        return
-    whole = [part for _, part in read]
-    exact_norms = norms(whole)
+def _report(look: Look, indices: Sequence[int]) -> None:
+    there, parts = look.slots.parts(indices)
+    exact_norms = norms(parts)
+    read = were_read(parts, exact_norms)
     look.add(
         "values",
-        [index for index, _ in read],
-        norm=exact_norms,
-        nonfinite=nonfinite_counts(whole, exact_norms),
-        exact=np.ones(len(read)),
+        np.array(there, np.int64)[read],
+        norm=exact_norms[read],
+        nonfinite=nonfinite_counts(parts, exact_norms)[read],
+        exact=np.ones(np.count_nonzero(read)),
     )
 
 
