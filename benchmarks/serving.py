@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,9 +104,9 @@ class Connection:
         """One frame, until it is safe in the store."""
         self._ask("POST", "/api/v1/frames", blob)
 
-    def get(self, path: str) -> bytes:
-        """What the monitor answers."""
-        return self._ask("GET", path)
+    def get(self, path: str, **headers: str) -> bytes:
+        """What the monitor answers; `headers`: with underscores for dashes."""
+        return self._ask("GET", path, None, {k.replace("_", "-"): v for k, v in headers.items()})
 
     def get_json(self, path: str) -> Any:
         """The same, read as JSON."""
@@ -116,9 +116,15 @@ class Connection:
         """Hang up."""
         self._http.close()
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-        self._http.request(method, path, body, headers)
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        headers = headers or ({"Content-Type": "application/octet-stream"} if body else {})
+        self._http.request(method, path, body, dict(headers))
         response = self._http.getresponse()
         answer = response.read()
         assert response.status == 200, answer

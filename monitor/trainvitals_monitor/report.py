@@ -75,6 +75,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
             "compared": "",
             "plan": "",
         }
+    looks = {kind: look for kind in _KINDS if (look := looked(attempt, kind)) is not None}
     exercised = {
         "steps": sum(_steps(one) for one in history.attempts),
         "saves": sum(one.checkpoints.counts["save"] for one in history.attempts),
@@ -86,8 +87,8 @@ def coverage(history: RunHistory) -> dict[str, Any]:
     return {
         "steps": _steps(attempt),
         "tensors": len(attempt.tensors),
-        "seen": {name: share for name, (share, _) in _looks(attempt).items()},
-        "oldest_look": {name: age for name, (_, age) in _looks(attempt).items()},
+        "seen": {name: share for name, (share, _) in looks.items()},
+        "oldest_look": {name: age for name, (_, age) in looks.items()},
         "exercised": exercised,
         "never": list(_never(exercised)),
         "compared": _compared(history),
@@ -133,19 +134,19 @@ def _compared(history: RunHistory) -> str:
     )
 
 
-def _looks(attempt: AttemptHistory) -> dict[str, tuple[float, int]]:
-    """By kind of look: the share of tensors that it reached, and the age in steps of the oldest last look."""
-    found = {}
-    for kind, stat in _KINDS.items():
-        last = attempt.window.last_seen(stat)
-        of = attempt.tensors.trainable if kind in ("gradients", "counters") else None
-        last = last if of is None or len(of) != len(last) else last[of]
-        if not len(last):
-            continue
-        seen = last[last >= 0]
-        age = int(attempt.step - seen.min()) if len(seen) else 0
-        found[kind] = (round(float((last >= 0).mean()), 4), age)
-    return found
+def looked(attempt: AttemptHistory, kind: str) -> tuple[float, int] | None:
+    """
+    The share of tensors that a kind of look reached, and the age in steps of the oldest last look; None where there is no
+    tensor to look at.
+    """
+    last = attempt.window.last_seen(_KINDS[kind])
+    of = attempt.tensors.trainable if kind in ("gradients", "counters") else None
+    last = last if of is None or len(of) != len(last) else last[of]
+    if not len(last):
+        return None
+    seen = last[last >= 0]
+    age = int(attempt.step - seen.min()) if len(seen) else 0
+    return round(float((last >= 0).mean()), 4), age
 
 
 def _last_scalar(attempt: AttemptHistory, name: str) -> float | None:

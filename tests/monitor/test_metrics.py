@@ -7,11 +7,9 @@ from __future__ import annotations
 import math
 import os
 import re
-import statistics
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,13 +29,12 @@ from trainvitals_monitor.metrics import (
     MAX_SERIES_PER_RUN,
     METRICS,
     MetricSpec,
-    Scrape,
     scrape,
     seats,
     wants_openmetrics,
 )
+from trainvitals_monitor.metrics.block import Series
 from trainvitals_monitor.metrics.layout import layer_names
-from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import FRAME_REASONS
 
 GOLDEN = Path(__file__).parent / "metrics.golden"
@@ -313,7 +310,9 @@ def test_caps_hold_whatever_comes(http: Client, monkeypatch: pytest.MonkeyPatch)
     assert own["a"] == 0
     assert http.metric("trainvitals_run_step", run="b") == 2
     assert http.metric("trainvitals_monitor_series") == 100
-    assert http.metric("trainvitals_monitor_series_left_out") > 300
+    left_out = [http.metric("trainvitals_run_series_left_out", run=run) for run in "bc"]
+    assert http.metric("trainvitals_monitor_series_left_out") == sum(left_out) > 100
+    assert http.metric("trainvitals_runs_left_out") == 1
 
 
 def test_a_run_that_vanished_is_let_go_of_in_the_end(
@@ -423,21 +422,29 @@ def test_layer_names_sort_and_need_no_numbers() -> None:
     assert layer_names(names) == expected
 
 
-def test_a_scrape_is_cheap(tmp_path: Path) -> None:
-    """40 ms of CPU at a run's cap; three times that fails here, for machines are noisy."""
-    monitor = Monitor(Config(store=str(tmp_path), limits=Limits(body_bytes=1 << 28)))
-    monitor.start()
-    for blob in large_stream("large").frames:
-        monitor.submit(blob).result(60)
-    scraped = Scrape(monitor)
-    scraped.render()
-    costs = []
-    for _ in range(5):
-        started = time.thread_time()
-        scraped.render(openmetrics=True)
-        costs.append(time.thread_time() - started)
-    monitor.close()
-    assert statistics.median(costs) < 0.120, "CPU seconds"
+def test_lines_are_made_once(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the model stays, a scrape only fills in values; a run that has no room is not looked at at all."""
+    for name in "ab":
+        http.push_all(large_stream(name, layers=2).frames)
+    first = http.get("/metrics").text
+    made = Counter[str]()
+
+    def counted(series: Series, spec: MetricSpec, labels: Iterable[tuple[str, ...]]) -> None:
+        made[spec.name] += 1
+        begin(series, spec, labels)
+
+    begin = Series.__init__
+    monkeypatch.setattr(Series, "__init__", counted)
+    assert _names(http.get("/metrics").text) == _names(first)
+    assert not made
+    monkeypatch.setattr(scrape, "MAX_SERIES", 1)
+    assert 'run="a"' not in http.get("/metrics").text
+    monkeypatch.undo()
+    assert _names(http.get("/metrics").text) == _names(first)
+
+
+def _names(text: str) -> list[str]:
+    return [line.rpartition(" ")[0] for line in _samples(text)]
 
 
 def test_ready_is_a_metric(http: Client) -> None:

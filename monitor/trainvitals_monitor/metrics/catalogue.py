@@ -4,6 +4,8 @@ METRICS: every metric there is, declared once. Docs, dashboards, rules and the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainvitals_monitor.metrics.checkpoints import CHECKPOINT_METRICS
 from trainvitals_monitor.metrics.findings import FINDING_METRICS
 from trainvitals_monitor.metrics.run import RUN_METRICS
@@ -20,3 +22,6 @@ METRICS: tuple[MetricSpec, ...] = (
     *STATE_METRICS,
     *SERVICE_METRICS,
 )
+
+SPECS: Mapping[str, MetricSpec] = {spec.name: spec for spec in METRICS}
+"""By name."""

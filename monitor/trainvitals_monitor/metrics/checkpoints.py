@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history.checkpoints import Checkpoint
+from trainvitals_monitor.metrics.block import Sample
 from trainvitals_monitor.metrics.copied import Copied
-from trainvitals_monitor.metrics.spec import MetricSpec, Sample
+from trainvitals_monitor.metrics.spec import MetricSpec
 
 _RUN = ("run",)
 

@@ -18,7 +18,7 @@ from trainvitals_monitor.history.checkpoints import Checkpoint
 from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.metrics.layout import Layout
 from trainvitals_monitor.mutes import Mutes
-from trainvitals_monitor.report import coverage
+from trainvitals_monitor.report import looked
 from trainvitals_monitor.snapshot import ranks_reporting
 
 FloatArray = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
         said, attempt = engine.summary(), engine.history.current
         if attempt is None:
             return None
-        covered = coverage(engine.history)
+        seen, oldest = looked(attempt, "values") or (0.0, None)
         layout = known if known and known.is_of(attempt) else Layout.of(live.name, attempt)
         findings = engine.findings
         alone = standing(findings)
@@ -97,8 +97,8 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
             frame_bytes=live.frame_bytes,
             frames_spooled=live.frames_spooled,
             frames_waiting=sum(live.waiting.values()),
-            covered=float(covered["seen"].get("values", 0.0)),
-            oldest_look=covered["oldest_look"].get("values"),
+            covered=seen,
+            oldest_look=oldest,
             reporting=ranks_reporting(engine),
             lags=[furthest - rank.complete_through for rank in attempt.ranks.values()],
             findings=findings,
@@ -117,9 +117,9 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
 
 def _column(attempt: AttemptHistory, stat: str, size: int) -> FloatArray:
     """A copy, as long as the tensor table: a tensor that was named and not looked at has no row in the window yet."""
-    latest = attempt.window.latest(stat)
-    column = np.full(size, np.nan)
-    column[: len(latest)] = latest[:size]
+    latest = attempt.window.latest(stat)[:size]
+    column = latest.copy() if len(latest) == size else np.full(size, np.nan)
+    column[: len(latest)] = latest
     return column
 
 

@@ -1,15 +1,16 @@
 """
 Metrics as Prometheus reads them: its own text format, or OpenMetrics where that is asked for.
 
-Written here and not by prometheus_client, which takes 8 us for a series: 3,500 of them would take 28 ms, most of what a
-scrape may cost. Labels are made into text once per model, so that a sample costs the formatting of one number.
+Written here and not by prometheus_client, which takes 8 us for a series: 12,000 of them would take 100 ms. Lines are made
+once per model (see block.py), so that a sample costs the formatting of one number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trainvitals_monitor.metrics.spec import Block, MetricSpec
+from trainvitals_monitor.metrics.block import Block
+from trainvitals_monitor.metrics.spec import MetricSpec
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -41,23 +42,18 @@ def _quality(parameters: Sequence[str]) -> float:
 def exposition(
     specs: Sequence[MetricSpec], given: Mapping[str, Sequence[Block]], openmetrics: bool
 ) -> bytes:
-    """Every metric of `specs`, also those without a sample now. Cost: 1 us a sample."""
-    parts: list[str] = []
+    """Every metric of `specs`, also those without a sample now. Cost: 0.4 us a sample."""
+    parts: list[bytes] = []
     for spec in specs:
-        parts += _heading(spec, openmetrics)
-        for block in given.get(spec.name, ()):
-            name = spec.exposed
-            parts += [
-                f"{name}{labels} {value!r}"
-                for labels, value in zip(block.labels, block.values, strict=True)
-            ]
+        parts.append(_heading(spec, openmetrics).encode())
+        parts += [block.text() for block in given.get(spec.name, ())]
     if openmetrics:
-        parts.append("# EOF")
-    return ("\n".join(parts) + "\n").encode()
+        parts.append(b"# EOF\n")
+    return b"".join(parts)
 
 
-def _heading(spec: MetricSpec, openmetrics: bool) -> tuple[str, str]:
+def _heading(spec: MetricSpec, openmetrics: bool) -> str:
     """In OpenMetrics a family's name lacks the suffix of its samples, and info is a type."""
     name = spec.name if openmetrics else spec.exposed
     kind = "gauge" if spec.type == "info" and not openmetrics else spec.type
-    return f"# HELP {name} {spec.help}", f"# TYPE {name} {kind}"
+    return f"# HELP {name} {spec.help}\n# TYPE {name} {kind}\n"

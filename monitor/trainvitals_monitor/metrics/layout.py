@@ -13,7 +13,10 @@ import numpy.typing as npt
 from trainvitals.roles import Role
 from trainvitals_monitor.detectors.adapters import Adapters, adapters_in
 from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.metrics.block import Series
 
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 MAX_LAYERS = 160
@@ -27,6 +30,38 @@ class Group:
     number: IntArray
     names: list[str]
     left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Cells:
+    """
+    The tensors of one layer and one role are a cell: what is summed by cell once is soon summed by layer and by role. `layer`
+    and `role`: of each cell, -1 for none.
+    """
+
+    _order: IntArray
+    _starts: IntArray
+    layer: IntArray
+    role: IntArray
+
+    @classmethod
+    def of(cls, layers: Group, roles: Group) -> Cells:
+        """Those that have a tensor."""
+        width = len(roles.names) + 1
+        number = (layers.number + 1) * width + roles.number + 1
+        order = np.argsort(number, kind="stable")
+        numbers, starts = np.unique(number[order], return_index=True)
+        return cls(order, starts, numbers // width - 1, numbers % width - 1)
+
+    def sums(self, row: FloatArray) -> tuple[FloatArray, BoolArray]:
+        """
+        Of a value per tensor the sum by cell, and where any is known; what is not finite is not. Cost: 60 us for 10,000,
+        where bincount takes 90 for neighbours that share a cell, and a matrix of all rows is written to new pages.
+        """
+        row = row[self._order]
+        known = np.isfinite(row)
+        sums: FloatArray = np.add.reduceat(np.where(known, row, 0.0), self._starts)
+        return sums, np.logical_or.reduceat(known, self._starts)
 
 
 @dataclass(frozen=True)
@@ -45,11 +80,12 @@ class Layout:
     layer_of: list[str]
     layers: Group
     roles: Group
+    cells: Cells
     biases: IntArray
     counters: IntArray
     adapters: Adapters
-    labels: dict[str, list[str]]
-    """A memo: the labels of a metric's samples."""
+    series: dict[str, Series]
+    """A memo, by metric."""
 
     @classmethod
     def of(cls, run: str, attempt: AttemptHistory) -> Layout:
@@ -69,6 +105,8 @@ class Layout:
         # A buffer of no known role says nothing by its norm: step counters, masks, caches.
         told = table.is_param | ~table.mask(Role.OTHER)
         numbers = np.array([named.index(role) for role in roles], np.int64)
+        layers = _grouped(layer_of, table.is_param, order)
+        by_role = Group(np.where(told, numbers, -1), named)
         return cls(
             run=run,
             attempt=attempt.key,
@@ -77,8 +115,9 @@ class Layout:
             fqn=list(table.fqn),
             dtype=list(table.dtype),
             layer_of=layer_of,
-            layers=_grouped(layer_of, table.is_param, order),
-            roles=Group(np.where(told, numbers, -1), named),
+            layers=layers,
+            roles=by_role,
+            cells=Cells.of(layers, by_role),
             biases=biases,
             counters=counters,
             adapters=Adapters(
@@ -87,7 +126,7 @@ class Layout:
                 adapters.base[ordered],
                 adapters.widest[ordered],
             ),
-            labels={},
+            series={},
         )
 
     def is_of(self, attempt: AttemptHistory) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import get_args
 
 from trainvitals.frame import Phase
+from trainvitals_monitor.metrics.block import Sample
 from trainvitals_monitor.metrics.copied import Copied
-from trainvitals_monitor.metrics.spec import MetricSpec, Sample
+from trainvitals_monitor.metrics.spec import MetricSpec
 
 DROPPED = ("frames", "rows", "manifest entries", "spool", "late")
 """What can be dropped: by the agent before sending, or here because it came after its step was judged."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from trainvitals_monitor.metrics.block import Series
 from trainvitals_monitor.metrics.copied import Copied
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,13 +26,13 @@ _HELD = 1.5
 
 @dataclass(frozen=True)
 class Seats:
-    """Positions among the layout's watched tensors, in the model's order; `labels` is a memo of their series'."""
+    """Positions among the layout's watched tensors, in the model's order; `series` is a memo."""
 
     layout: object
     biases: IntArray
     counters: IntArray
     adapters: IntArray
-    labels: dict[str, list[str]] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
 
     @property
     def _all(self) -> tuple[IntArray, IntArray, IntArray]:

@@ -16,7 +16,8 @@ from trainvitals_monitor.delivery import OUTCOMES
 from trainvitals_monitor.detectors import DETECTORS
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.live import LiveRun
-from trainvitals_monitor.metrics.spec import MetricSpec, Sample
+from trainvitals_monitor.metrics.block import Sample
+from trainvitals_monitor.metrics.spec import MetricSpec
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.refusal import FRAME_REASONS
 
@@ -24,7 +25,7 @@ SERVICE_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_runs", "gauge", (), "Runs in memory that are not over."),
     MetricSpec("trainvitals_runs_left_out", "gauge", (), "Of these, runs without any series of their own: the cap was reached."),
     MetricSpec("trainvitals_monitor_series", "gauge", (), "Series of all runs at this scrape."),
-    MetricSpec("trainvitals_monitor_series_left_out", "gauge", (), "Series of runs that a cap left out at this scrape."),
+    MetricSpec("trainvitals_monitor_series_left_out", "gauge", (), "Series that a cap left out at this scrape, of runs that have any."),
     MetricSpec("trainvitals_monitor_scrape_cpu_seconds", "gauge", (), "CPU time that the scrape before this one took."),
     MetricSpec("trainvitals_monitor_frames_accepted", "counter", (), "Frames stored."),
     MetricSpec("trainvitals_monitor_frames_duplicate", "counter", (), "Frames that were there already."),

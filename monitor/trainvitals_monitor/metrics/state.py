@@ -10,15 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.roles import Role
+from trainvitals_monitor.metrics.block import Block, Sample, Series
 from trainvitals_monitor.metrics.copied import Copied
-from trainvitals_monitor.metrics.layout import MAX_LAYERS, Group
-from trainvitals_monitor.metrics.spec import Block, MetricSpec, Sample
+from trainvitals_monitor.metrics.layout import MAX_LAYERS
+from trainvitals_monitor.metrics.spec import MetricSpec
 
+BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 OFFENDERS = 8
 """Tensors of a kind that are named."""
+_PARTS = 64
 _STATS = {
     "norm": "Norm of {what}, as last looked at; what is not finite left out.",
     "update_ratio": "Norm of the update of a step over that of the values, {what}.",
@@ -46,38 +49,63 @@ _SPECS = {spec.name: spec for spec in STATE_METRICS}
 
 def state_blocks(copied: Copied) -> Iterator[Block]:
     """Of every role, then of every layer; a statistic that was looked at nowhere in a group has no sample."""
-    for kind, group in (("role", copied.layout.roles), ("layer", copied.layout.layers)):
-        for stat, values in _by_group(copied, group).items():
+    layout, sums = copied.layout, _by_cell(copied)
+    for kind, group, of_cell in (
+        ("role", layout.roles, layout.cells.role),
+        ("layer", layout.layers, layout.cells.layer),
+    ):
+        size = len(group.names)
+        by_group = (_joined(*one, of_cell, size) for one in sums)
+        for stat, values in _stats(*by_group).items():
             name = f"trainvitals_{kind}_{stat}"
-            memo = copied.layout.labels.setdefault(name, [])
-            if not memo:
-                memo += [_SPECS[name].labelled(copied.run, one) for one in group.names]
-            yield Block(name, memo, values.tolist())
+            series = layout.series.get(name)
+            if series is None:
+                labels = ((copied.run, one) for one in group.names)
+                series = layout.series[name] = Series(_SPECS[name], labels)
+            yield series.block(values)
 
 
-def _by_group(copied: Copied, group: Group) -> dict[str, FloatArray]:
+def _by_cell(copied: Copied) -> list[tuple[FloatArray, BoolArray]]:
+    """The sums that statistics are made of, in the order of `_stats`, and where they are known."""
     columns = copied.columns
-    sizes = len(group.names)
-    norm, update = _squares(columns["norm"]), _squares(_updates(columns))
-    both = np.where(np.isfinite(update) & np.isfinite(norm), 1.0, np.nan)
-    looked = columns["looked"]
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm, update = columns["norm"] ** 2, _updates(columns) ** 2
+        rows = (
+            norm,
+            np.where(np.isfinite(norm), update, np.nan),
+            np.where(np.isfinite(update), norm, np.nan),
+            columns["changed"],
+            columns["looked"],
+            columns["grad_norm"] ** 2,
+            columns["nonfinite"],
+        )
+    return [copied.layout.cells.sums(row) for row in rows]
+
+
+def _joined(sums: FloatArray, known: BoolArray, group: IntArray, size: int) -> FloatArray:
+    """Sums of groups, of those of cells; NaN where nothing is known, which is no zero."""
+    joined, count = (np.bincount(group + 1, one, size + 1)[1:] for one in (sums, known))
+    return np.where(count > 0, joined, np.nan)
+
+
+def _stats(
+    norm: FloatArray,
+    update: FloatArray,
+    updated: FloatArray,
+    changed: FloatArray,
+    looked: FloatArray,
+    gradient: FloatArray,
+    nonfinite: FloatArray,
+) -> dict[str, FloatArray]:
+    """Of sums: `norm`, `update` and `gradient` of squares; `updated`: of the norms whose updates are known."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        moved = _sum(update * both, group, sizes) / _sum(norm * both, group, sizes)
         return {
-            "norm": np.sqrt(_sum(norm, group, sizes)),
-            "update_ratio": _finite(np.sqrt(moved)),
-            "changed_ratio": _finite(
-                _sum(columns["changed"], group, sizes) / _sum(looked, group, sizes)
-            ),
-            "gradient_norm": np.sqrt(_sum(_squares(columns["grad_norm"]), group, sizes)),
-            "nonfinite_elements": _sum(columns["nonfinite"], group, sizes),
+            "norm": np.sqrt(norm),
+            "update_ratio": _finite(np.sqrt(update / updated)),
+            "changed_ratio": _finite(changed / looked),
+            "gradient_norm": np.sqrt(gradient),
+            "nonfinite_elements": nonfinite,
         }
-
-
-def _squares(values: FloatArray) -> FloatArray:
-    with np.errstate(over="ignore"):
-        squares: FloatArray = np.where(np.isfinite(values), values, np.nan) ** 2
-    return squares
 
 
 def _updates(columns: dict[str, FloatArray]) -> FloatArray:
@@ -89,15 +117,6 @@ def _updates(columns: dict[str, FloatArray]) -> FloatArray:
 def _finite(values: FloatArray) -> FloatArray:
     finite: FloatArray = np.where(np.isfinite(values), values, np.nan)
     return finite
-
-
-def _sum(values: FloatArray, group: Group, size: int) -> FloatArray:
-    """The sum of what is known, by group; NaN where nothing is."""
-    known = (group.number >= 0) & ~np.isnan(values)
-    numbers = group.number[known]
-    sums: FloatArray = np.bincount(numbers, values[known], size).astype(np.float64)
-    sums[np.bincount(numbers, minlength=size) == 0] = np.nan  # nothing is known, which is no zero
-    return sums
 
 
 def offender_samples(copied: Copied) -> Iterator[Sample]:
@@ -113,14 +132,20 @@ def offender_samples(copied: Copied) -> Iterator[Sample]:
         "nonfinite_elements": nonfinite,
     }
     for stat, values in rated.items():
-        for tensor in _largest(values):
+        for tensor in largest(values):
             name = f"trainvitals_offender_{stat}"
             yield name, (copied.run, copied.layout.fqn[tensor]), float(values[tensor])
 
 
-def _largest(values: FloatArray) -> list[int]:
-    known = np.flatnonzero(~np.isnan(values))
-    if len(known) > OFFENDERS:
-        known = known[np.argpartition(-values[known], OFFENDERS)[:OFFENDERS]]
-    order: list[int] = known[np.argsort(-values[known], kind="stable")].tolist()
+def largest(values: FloatArray) -> list[int]:
+    """The tensors with the largest values that are known, OFFENDERS at most."""
+    scored = np.where(np.isnan(values), -np.inf, values)
+    whole = len(scored) - len(scored) % _PARTS
+    if whole > OFFENDERS * _PARTS:
+        # Of so many parts the largest each: as many values as are asked for are at least as large as those tell.
+        least = np.sort(scored[:whole].reshape(_PARTS, -1).max(axis=1))[-OFFENDERS]
+    else:
+        least = -np.inf
+    near = np.flatnonzero((scored >= least) & (scored > -np.inf))
+    order: list[int] = near[np.argsort(-scored[near], kind="stable")][:OFFENDERS].tolist()
     return order

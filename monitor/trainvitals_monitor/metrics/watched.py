@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from trainvitals_monitor.metrics.block import Block, Series
 from trainvitals_monitor.metrics.copied import Copied
 from trainvitals_monitor.metrics.seats import MAX_ADAPTERS, MAX_ROUTERS, Seats
-from trainvitals_monitor.metrics.spec import Block, MetricSpec
+from trainvitals_monitor.metrics.spec import MetricSpec
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -67,13 +68,14 @@ def _biases(copied: Copied, seats: Seats) -> Iterator[Block]:
 
 def _dtypes(copied: Copied, seats: Seats) -> Block:
     layout, spec = copied.layout, _SPECS["trainvitals_expert_bias"]
-    memo = seats.labels.setdefault(spec.name, [])
-    if not memo:
-        memo += [
-            spec.labelled(copied.run, layout.layer_of[i], layout.fqn[i], layout.dtype[i])
+    series = seats.series.get(spec.name)
+    if series is None:
+        labels = (
+            (copied.run, layout.layer_of[i], layout.fqn[i], layout.dtype[i])
             for i in layout.biases[seats.biases]
-        ]
-    return Block(spec.name, memo, [1.0] * len(memo))
+        )
+        series = seats.series[spec.name] = Series(spec, labels)
+    return series.block(np.ones(len(seats.biases)))
 
 
 def _loads(copied: Copied, seats: Seats) -> Iterator[Block]:
@@ -110,11 +112,9 @@ def _block(
     copied: Copied, seats: Seats, name: str, tensors: IntArray, values: FloatArray, *more: str
 ) -> Block:
     """`more`: labels beyond those of a tensor, the same for all."""
-    layout = copied.layout
-    memo = seats.labels.setdefault("/".join((name, *more)), [])
-    if not memo:
-        spec = _SPECS[name]
-        memo += [
-            spec.labelled(copied.run, layout.layer_of[i], layout.fqn[i], *more) for i in tensors
-        ]
-    return Block(name, memo, np.where(np.isfinite(values), values, np.nan).tolist())
+    layout, known = copied.layout, "/".join((name, *more))
+    series = seats.series.get(known)
+    if series is None:
+        labels = ((copied.run, layout.layer_of[i], layout.fqn[i], *more) for i in tensors)
+        series = seats.series[known] = Series(_SPECS[name], labels)
+    return series.block(np.where(np.isfinite(values), values, np.nan))
