@@ -20,6 +20,7 @@ from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding
 from trainvitals_monitor.forgetting import forget
 from trainvitals_monitor.header import validate_header
+from trainvitals_monitor.hearing import Hearing
 from trainvitals_monitor.ingest import Arrival
 from trainvitals_monitor.models import AttemptOut, RunOut
 from trainvitals_monitor.overrides import Tuning
@@ -65,8 +66,7 @@ class LiveRun:
         self.id: int | None = None
         self.closed_at: float | None = None
         self.heard_at: float | None = None
-        self.last_heard = time.time()
-        """The same in Unix seconds, by the monitor's clock; after a restart, by the agents'."""
+        self.hearing = Hearing()
         self.frames = 0
         self.frame_bytes = 0
         self.frames_spooled = 0
@@ -129,7 +129,7 @@ class LiveRun:
         live.engine.drain_changes()
         live.engine.drain_pieces()
         said = live.engine.summary()
-        live.last_heard = min(live.last_heard, said.get("last_seen", live.last_heard))
+        live.hearing.last = min(live.hearing.last, said.get("last_seen", live.hearing.last))
         if said.get("phase") == "closed":
             live.closed_at = time.monotonic()
         return live
@@ -165,7 +165,7 @@ class LiveRun:
                 raise Refusal("conflict", str(error)) from error
             attempt = self._attempts.get(header.attempt)
             received = attempt.ranks.get(header.rank) if attempt else None
-            self.last_heard = time.time()
+            self.hearing.hear(header.attempt, header.rank)
             if not is_new or (received and received.has(header.seq)):
                 return False
             if attempt is None:
@@ -270,7 +270,7 @@ class LiveRun:
     def snapshot(self) -> RunOut:
         """The run in short."""
         with self.lock:
-            return run_out(self.engine, self.page)
+            return run_out(self.engine, self.page, self.hearing)
 
     def stored_as(self, key: str) -> tuple[int, Places] | None:
         """The store's number of an attempt, and where its series are; None if there is no such attempt."""

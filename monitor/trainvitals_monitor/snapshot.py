@@ -10,13 +10,11 @@ from typing import Any
 
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.first_cause import standing
+from trainvitals_monitor.hearing import Hearing
 from trainvitals_monitor.models import FindingCounts, Number, RunOut
 
-REPORTING_S = 60.0
-"""A rank is reporting if it was heard of within this time of the rank that was heard of last (by their clocks)."""
 
-
-def run_out(engine: Engine, page: str) -> RunOut:
+def run_out(engine: Engine, page: str, hearing: Hearing) -> RunOut:
     """The run in short; the caller holds its lock."""
     said = engine.summary()
     counts = Counter(finding.severity.value for finding in standing(engine.findings))
@@ -27,7 +25,7 @@ def run_out(engine: Engine, page: str) -> RunOut:
         phase=said.get("phase", "starting"),
         step=said.get("step", -1),
         world_size=said.get("world_size", 0),
-        ranks_reporting=ranks_reporting(engine),
+        ranks_reporting=hearing.num_reporting(engine.history.current),
         tensors=said.get("tensors", 0),
         coverage=coverage_ratio(engine),
         loss=number(said.get("loss")),
@@ -55,12 +53,3 @@ def numbers(values: Any) -> list[Number]:
     """A column as JSON can have it."""
     plain: list[float] = values.tolist()
     return [value if math.isfinite(value) else number(value) or 0.0 for value in plain]
-
-
-def ranks_reporting(engine: Engine) -> int:
-    """Ranks of the latest attempt that were heard of lately."""
-    attempt = engine.history.current
-    if attempt is None:
-        return 0
-    heard = [rank.sent_at for rank in attempt.ranks.values()]
-    return sum(at >= max(heard) - REPORTING_S for at in heard)

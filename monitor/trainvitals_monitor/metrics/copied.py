@@ -19,7 +19,6 @@ from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.metrics.layout import Layout
 from trainvitals_monitor.mutes import Mutes
 from trainvitals_monitor.report import looked
-from trainvitals_monitor.snapshot import ranks_reporting
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -92,15 +91,18 @@ def copied(live: LiveRun, known: Layout | None, mutes: Mutes) -> Copied | None:
             run=live.name,
             page=live.page,
             said=said,
-            last_heard=live.last_heard,
+            last_heard=live.hearing.last,
             frames=live.frames,
             frame_bytes=live.frame_bytes,
             frames_spooled=live.frames_spooled,
             frames_waiting=sum(live.waiting.values()),
             covered=seen,
             oldest_look=oldest,
-            reporting=ranks_reporting(engine),
-            lags=[furthest - rank.complete_through for rank in attempt.ranks.values()],
+            reporting=live.hearing.num_reporting(attempt),
+            lags=[
+                0 if rank.phase == "closed" else furthest - rank.complete_through
+                for rank in attempt.ranks.values()
+            ],
             findings=findings,
             standing=heard,
             muted=len(alone) - len(heard),

@@ -29,7 +29,7 @@ RUN_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_run_last_seen_timestamp_seconds", "gauge", ("run",), "When the monitor last heard of the run, by its own clock."),
     MetricSpec("trainvitals_run_started_timestamp_seconds", "gauge", ("run",), "When the latest attempt began, by the trainer's clock."),
     MetricSpec("trainvitals_run_ranks", "gauge", ("run",), "World size of the latest attempt: the ranks that are expected."),
-    MetricSpec("trainvitals_run_ranks_reporting", "gauge", ("run",), "Ranks heard of within a minute of the one heard last."),
+    MetricSpec("trainvitals_run_ranks_reporting", "gauge", ("run",), "Ranks heard of within a minute of the one heard last, or done."),
     MetricSpec("trainvitals_run_ranks_behind", "gauge", ("run",), "Ranks more than 64 steps behind the one that is furthest."),
     MetricSpec("trainvitals_run_lag_steps", "gauge", ("run",), "Steps that the slowest rank is behind the one that is furthest."),
     MetricSpec("trainvitals_run_tensors", "gauge", ("run",), "Parameters and buffers of the latest attempt."),

@@ -123,7 +123,7 @@ def is_over(run: LiveRun) -> bool:
     """Closed, and long enough for the last scrapes; or not heard of for a day."""
     if run.closed_at is not None:
         return time.monotonic() - run.closed_at > LINGER_S
-    return time.time() - run.last_heard > ABANDONED_S
+    return time.time() - run.hearing.last > ABANDONED_S
 
 
 def _age_rank(run: LiveRun) -> float:
