@@ -63,6 +63,8 @@ class CodebookCollapse(Detector):
     )
 
     def look(self, view: View) -> Iterable[Claim]:
+        if not view.seen("picked_recently").any():
+            return
         codes, now = view.now("codes"), view.now("picked_recently")
         with np.errstate(invalid="ignore"):
             few = now <= np.maximum(1.0, self.threshold("share", view) * codes)

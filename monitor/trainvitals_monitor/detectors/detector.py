@@ -85,7 +85,7 @@ class Detector(ABC):
 
     def __init__(self, overrides: Mapping[str, Mapping[str, float]] | None = None) -> None:
         """`overrides`: FQN pattern -> {threshold name: value}; the pattern "*" is for all."""
-        known = {threshold.name for threshold in self.thresholds}
+        known = {threshold.name: threshold.default for threshold in self.thresholds}
         self._overrides = dict(overrides or {})
         for pattern, values in self._overrides.items():
             for name in values:
@@ -93,6 +93,7 @@ class Detector(ABC):
                     raise ValueError(
                         f"{self.name} has no threshold {name!r} (for {pattern!r}); it has: {sorted(known)}"
                     )
+        self._values = {**known, **self._overrides.get("*", {})}
 
     @abstractmethod
     def look(self, view: View) -> Iterable[Claim]:
@@ -104,8 +105,7 @@ class Detector(ABC):
 
     def value(self, name: str) -> float:
         """The threshold's value for the run (its default, or the override for "*")."""
-        default = next(t.default for t in self.thresholds if t.name == name)
-        return self._overrides.get("*", {}).get(name, default)
+        return self._values[name]
 
     def _per_tensor(self, name: str, view: View) -> npt.NDArray[np.float64]:
         values = np.full(view.num_tensors, self.value(name))

@@ -43,9 +43,10 @@ def gradient_norms(
 def norm_now(view: View) -> float:
     """The norm of those looked at in this step, together; a tenth of the cost of all looks, to ask first."""
     tensors = _held(view)
-    norms = view.now("grad_norm")[tensors[view.seen("grad_norm")[tensors]]]
+    norms, seen = view.now("grad_norm")[tensors], view.seen("grad_norm")[tensors]
+    norms = norms if seen.all() else norms[seen]
     with np.errstate(over="ignore"):
-        return float(np.sqrt((norms**2).sum()))
+        return float(np.sqrt(np.dot(norms, norms)))
 
 
 def _held(view: View) -> IntArray:

@@ -106,7 +106,9 @@ class GradientVanishing(Detector):
     def _tiny(self, view: View, norms: FloatArray) -> BoolArray:
         """Gradients of one step that are next to nothing beside the largest of their optimizer."""
         optimizers = view.cached(self.name, lambda: _optimizer_of(view))
-        size = np.where(np.isfinite(norms), norms, 0.0) / np.sqrt(np.maximum(view.tensors.numel, 1))
+        size = np.where(np.isfinite(norms), norms, 0.0) / view.cached(
+            "gradient-vanishing: sizes", lambda: np.sqrt(np.maximum(view.tensors.numel, 1))
+        )
         largest = np.zeros(int(optimizers.max(initial=-1)) + 2)
         np.maximum.at(largest, optimizers, size)
         largest[-1] = 0.0  # of no optimizer

@@ -85,9 +85,12 @@ class LossSpike(Detector):
             if not np.isfinite(values).all():
                 continue
             past, recent = values[:-stay], values[-stay:]
+            lowest = recent.min()
+            # A past with as many values beyond the bound knows this level; medians are asked for last, they cost most.
+            if (past >= lowest).sum() >= stay:
+                continue
             median, bound = self._bound(past)
-            # A past with as many values beyond the bound knows this level.
-            if not recent.min() > bound or (past > bound).sum() >= stay:
+            if not lowest > bound or (past > bound).sum() >= stay:
                 continue
             yield Claim(
                 message="{name} has been at {lowest:.4g} or above for {stay} values, after a median of {median:.4g} "
@@ -95,7 +98,7 @@ class LossSpike(Detector):
                 advice="Look at what else happened at that step, and at the data; go back to the checkpoint before it.",
                 evidence={
                     "name": [name],
-                    "lowest": np.array([recent.min()]),
+                    "lowest": np.array([lowest]),
                     "stay": [stay],
                     "median": [median],
                     "bound": [bound],

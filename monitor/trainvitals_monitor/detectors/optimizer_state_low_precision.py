@@ -74,7 +74,8 @@ class OptimizerStateLowPrecision(Detector):
             yield from _narrow(view, bits)
 
     def _stopped_counting(self, view: View) -> Iterable[Claim]:
-        suspects = np.flatnonzero(np.isin(view.now("optimizer_step"), list(_LAST_COUNTS)))
+        counted = view.now("optimizer_step")
+        suspects = np.flatnonzero(np.logical_or.reduce([counted == last for last in _LAST_COUNTS]))
         if not len(suspects):
             return
         values, _ = look_back(view, "optimizer_step", _WINDOW, suspects)

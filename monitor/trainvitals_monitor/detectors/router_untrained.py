@@ -71,13 +71,11 @@ class RouterUntrained(Detector):
 
     def look(self, view: View) -> Iterable[Claim]:
         table = view.tensors
-        routers = table.mask(Role.ROUTER) & table.is_param & table.trainable & view.held
-        # A router to a single expert says 1 to everything: a model with one expert is a baseline, and no fault.
-        routers &= (table.float_bits == 32) & _is_matrix(view) & _has_choice(view)
+        routers = view.cached(self.name, lambda: _routers(view))
         if not routers.any():
             return
         with np.errstate(invalid="ignore"):
-            routers &= (view.now("grad_norm") >= 0) & (view.lr > 0)
+            routers = routers & (view.now("grad_norm") >= 0) & (view.lr > 0)
         if not routers.any() or view.step - view.base_step > _WINDOW:
             return
         others = np.flatnonzero(
@@ -104,17 +102,18 @@ class RouterUntrained(Detector):
             )
 
 
+def _routers(view: View) -> BoolArray:
+    table = view.tensors
+    routers = table.mask(Role.ROUTER) & table.is_param & table.trainable & view.held
+    # A router to a single expert says 1 to everything: a model with one expert is a baseline, and no fault.
+    routers &= (table.float_bits == 32) & _is_matrix(view)
+    return routers & np.array([min(shape[:2], default=0) > 1 for shape in table.shape], np.bool_)
+
+
 def _is_matrix(view: View) -> BoolArray:
     return view.cached(
         "router-untrained: matrices",
         lambda: np.array([len(shape) >= 2 for shape in view.tensors.shape], np.bool_),
-    )
-
-
-def _has_choice(view: View) -> BoolArray:
-    return view.cached(
-        "router-untrained: choices",
-        lambda: np.array([min(shape[:2], default=0) > 1 for shape in view.tensors.shape], np.bool_),
     )
 
 

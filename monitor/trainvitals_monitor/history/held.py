@@ -135,6 +135,7 @@ class Held:
     def __init__(self) -> None:
         self._reports: dict[int, _Report] = {}
         self._lr: FloatArray | None = None
+        self._group_rates: Rates | None = None
         self._mask: BoolArray | None = None
         self._merged: OptimizersSeen | None = None
         self._deciding: list[_Report] | None = None
@@ -142,7 +143,7 @@ class Held:
     def saw(self, rank: int, optimizers: OptimizersSeen) -> None:
         """A rank's optimizers, in place of what it said before."""
         self._reports.setdefault(rank, _Report()).optimizers(optimizers)
-        self._lr = self._mask = self._merged = self._deciding = None
+        self._lr = self._group_rates = self._mask = self._merged = self._deciding = None
 
     def rates(
         self, rank: int, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int
@@ -151,7 +152,7 @@ class Held:
         report = self._reports.setdefault(rank, _Report())
         known = len(report.lr)
         report.rates(groups, lr, decay, step)
-        self._lr = None
+        self._lr = self._group_rates = None
         if len(report.lr) > known:
             self._deciding = None
 
@@ -164,6 +165,7 @@ class Held:
         """As it was when all up to this step had been told; before anything is told again."""
         for rank, report in said:
             self._reports.setdefault(rank, _Report()).restore(report, through)
+        self._group_rates = None
 
     def lr(self, num_tensors: int) -> FloatArray:
         """Learning rate by tensor, NaN where unknown."""
@@ -173,7 +175,12 @@ class Held:
         return self._lr
 
     def group_rates(self) -> Rates | None:
-        """The groups of the lowest rank that told of any."""
+        """The groups of the lowest rank that told of any; made once between two reports, for several detectors ask."""
+        if self._group_rates is None:
+            self._group_rates = self._of_lowest()
+        return self._group_rates
+
+    def _of_lowest(self) -> Rates | None:
         for _, report in sorted(self._reports.items()):
             if report.seen is not None and len(report.lr):
                 count = len(report.seen.group_tensors)

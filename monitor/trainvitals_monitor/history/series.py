@@ -34,6 +34,7 @@ class Window:
 
     def __init__(self) -> None:
         self._num_tensors = 0
+        self._set_nothing()
         self._set_length()
         self._steps = np.full(self._capacity, -1, np.int64)
         self._start = self._end = 0
@@ -58,6 +59,12 @@ class Window:
         """Statistics that came at least once."""
         return list(self._values)
 
+    def _set_nothing(self) -> None:
+        """Rows of no data. Most statistics never come in a training, and detectors ask for all of them at every step."""
+        self._no_value = _read_only(np.full(self._num_tensors, np.nan))
+        self._no_step = _read_only(np.full(self._num_tensors, -1, np.int64))
+        self._no_look = _read_only(np.zeros(self._num_tensors, np.bool_))
+
     def _set_length(self) -> None:
         row_bytes = max(1, self._num_tensors) * _STEP_BYTES_PER_TENSOR
         fitting = WINDOW_BYTES * 2 // 3 // row_bytes
@@ -73,6 +80,7 @@ class Window:
             return
         self._settle()
         self._num_tensors = num_tensors
+        self._set_nothing()
         self._set_length()
         kept = slice(max(self._start, self._end - self._length), self._end)
         self._steps = self._moved(self._steps, kept, 0, -1)
@@ -203,13 +211,13 @@ class Window:
         if stat in self._values and self._is_latest(step):
             self._set_row(stat)
             return _read_only(self._values[stat][self._end - 1])
-        return _read_only(np.full(self._num_tensors, np.nan))
+        return self._no_value
 
     def seen_now(self, stat: str, step: int) -> BoolArray:
         """Who was looked at in this step if it is the latest one."""
         if stat in self._values and self._is_latest(step) and self._present[stat][self._end - 1]:
             return _read_only(self._seen[SERIES_TABLE[stat].name][self._end - 1])
-        return _read_only(np.zeros(self._num_tensors, np.bool_))
+        return self._no_look
 
     def last(self, stat: str, length: int) -> tuple[FloatArray, BoolArray]:
         """Values and looks of the last steps, [k, n]."""
@@ -223,7 +231,7 @@ class Window:
         """Values and looks of these rows (see `rows`)."""
         if stat not in self._values:
             shape = (end - start, self._num_tensors)
-            return _read_only(np.full(shape, np.nan)), _read_only(np.zeros(shape, np.bool_))
+            return np.broadcast_to(self._no_value, shape), np.broadcast_to(self._no_look, shape)
         self._set_row(stat)
         seen = self._seen[SERIES_TABLE[stat].name][start:end]
         present = self._present[stat][start:end]
@@ -244,14 +252,14 @@ class Window:
     def latest(self, stat: str) -> FloatArray:
         """The value at each tensor's last look."""
         if stat not in self._latest:
-            return _read_only(np.full(self._num_tensors, np.nan))
+            return self._no_value
         self._set_latest(stat)
         return _read_only(self._latest[stat][:])
 
     def last_seen(self, stat: str) -> IntArray:
         """The step of each tensor's last look, -1 for never."""
         if stat not in self._last_seen:
-            return _read_only(np.full(self._num_tensors, -1, np.int64))
+            return self._no_step
         self._set_latest(stat)
         return _read_only(self._last_seen[stat][:])
 
