@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainvitals.batch_digest import ELEMENTS, digest_of
-from trainvitals.probes.inputs import Inputs, _Hook
+from trainvitals.probes.inputs import BURST_STEPS, Inputs, _Hook
 from trainvitals.probes.probe import _unguarded
+from trainvitals.record import Record
 
 
 @pytest.fixture
@@ -78,3 +79,24 @@ def test_a_wrapper_that_is_compiled_later_has_its_one_graph(group: None, whole: 
 def test_a_job_of_one_rank_has_no_hook() -> None:
     """There is nobody to compare with."""
     assert Inputs().touched() == []
+
+
+def test_steps_of_a_rest_are_told_each() -> None:
+    """Each with the digest of its own first call, within a burst; told when the rest is over."""
+    root, inputs, record = nn.Linear(2, 1), Inputs(), Record(1 << 20)
+    inputs._hooks = [_Hook(root, (0, 1), _unguarded)]
+    inputs._first_step = 1
+    batches = torch.arange(4.0 * (BURST_STEPS + 8)).reshape(-1, 2, 2)
+    for step, batch in enumerate(batches, 1):
+        root(batch)
+        root(batch + 1)
+        for _ in range(2):  # optimizers
+            inputs.rest(step, ())
+    assert "inputs" not in record.take()[0]
+    inputs.after_rests(record)
+    inputs.close()
+    rows = record.take()[0]["inputs"]
+    assert rows["step"].tolist() == list(range(1, BURST_STEPS + 2))
+    assert set(rows["calls"][1:].tolist()) == {2}
+    expected = [digest_of(((batch,), {})) for batch in batches[1 : BURST_STEPS + 1]]
+    assert rows["input_digest"][1:].tolist() == expected

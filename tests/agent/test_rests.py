@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import trainvitals
 from trainvitals.budget import Budget
@@ -124,6 +125,26 @@ def test_a_schedule_is_known_to_its_end(tmp_path: Path) -> None:
     groups = told(tmp_path)["groups"]
     assert groups["step"].tolist() == list(range(1, STEPS + 1))
     assert groups["lr"].tolist() == [1.0 / step for step in range(1, STEPS + 1)]
+
+
+def test_repeated_batches_are_counted_through_rests(tmp_path: Path) -> None:
+    """A loader that is begun anew at each step has a row for each, after the first two; one that goes on has none."""
+    data = TensorDataset(torch.arange(2.0 * STEPS).reshape(-1, 2))
+    for name, loader in (("anew", DataLoader(data, 4)), ("on", DataLoader(data, 1))):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        going_on = iter(loader)
+        with trainvitals.attach(
+            model, optimizer, run=name, monitor=str(tmp_path / name), quiet=True
+        ):
+            for _ in range(STEPS):
+                (batch,) = next(iter(loader) if name == "anew" else going_on)
+                model(batch).sum().backward()
+                optimizer.step()
+    assert "draws" not in told(tmp_path / "on")
+    draws = told(tmp_path / "anew")["draws"]
+    assert draws["step"].tolist() == list(range(3, STEPS + 1))
+    assert draws["repeats"].tolist() == list(range(1, STEPS - 1))
 
 
 def test_a_debt_is_rested_off() -> None:

@@ -8,19 +8,24 @@ it. Batches, their order and all random numbers stay as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trainvitals.batch_digest import digest_of
 from trainvitals.patches import SharedPatch
 from trainvitals.probes.probe import Look, Probe
+from trainvitals.record import Record
 
 ELEMENTS = 2048
 """Elements read of each tensor of a batch: batches of sparse data differ in few."""
 UNKNOWN = 0
+
+_Row = tuple[int, int, int, int]
+"""Of the table: step, repeats, drawn, batches."""
 
 
 class Draws(Probe):
@@ -41,6 +46,8 @@ class Draws(Probe):
         self._left = self._batches = 0
         self._is_anew = True
         self._repeats = 0
+        self._rested_through = -1
+        self._rested: list[_Row] = []
 
     def before_step(self, look: Look) -> None:
         """Begin to listen."""
@@ -49,20 +56,29 @@ class Draws(Probe):
 
     def after_step(self, look: Look) -> None:
         """A row for the batches since the step before, if they are those of the step before it."""
+        _tell(look.record, self._rows(look.step))
+
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
+        """The same, for later: a rest would make one step of many."""
+        if step != self._rested_through:  # the round's first optimizer
+            self._rested_through = step
+            self._rested += self._rows(step)
+
+    def after_rests(self, record: Record) -> None:
+        """The rows of rests."""
+        rows, self._rested = self._rested, []
+        _tell(record, rows)
+
+    def _rows(self, step: int) -> list[_Row]:
+        """The row of a step, if it has one; batches are counted anew from here on."""
         if not self._drawn:
-            return
+            return []
         found = self._digest if self._is_anew and self._left > 0 else 0
         self._repeats = self._repeats + 1 if found and found == self._last else 0
-        if self._repeats:
-            look.record.add(
-                "draws",
-                step=[look.step],
-                repeats=[self._repeats],
-                drawn=[self._drawn],
-                batches=[self._batches],
-            )
+        row = (step, self._repeats, self._drawn, self._batches)
         self._last, self._drawn, self._digest, self._is_anew = found, 0, 0, True
         self._begun.clear()
+        return [row] if self._repeats else []
 
     def close(self) -> None:
         """Stop to listen; the last agent gives the function back."""
@@ -92,6 +108,12 @@ class Draws(Probe):
         self._left = left if first else min(left, self._left)
         self._batches = batches if first else min(batches, self._batches)
         self._digest = (self._digest * 0x9E3779B97F4A7C15 + found) & 0xFFFFFFFFFFFFFFFF
+
+
+def _tell(record: Record, rows: list[_Row]) -> None:
+    if rows:
+        step, repeats, drawn, batches = zip(*rows, strict=True)
+        record.add("draws", step=step, repeats=repeats, drawn=drawn, batches=batches)
 
 
 def _batches(iterator: _BaseDataLoaderIter) -> int:

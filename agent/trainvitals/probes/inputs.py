@@ -8,15 +8,17 @@ calls are where a batch enters. The hook is on the wrapper, never on what it wra
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from trainvitals.batch_digest import digest_of
 from trainvitals.layout import is_dtensor
 from trainvitals.probes.probe import Guarded, Look, Probe
+from trainvitals.record import Record
 from trainvitals.replicas import group_of
 
 BURST_STEPS = 64
@@ -24,10 +26,13 @@ REST_STEPS = 192
 """So many steps in a row are looked at, and again after a rest: the same on all ranks."""
 UNKNOWN = -1
 
+_Row = dict[str, int]
+"""Of the table, by column."""
+
 
 class Inputs(Probe):
     """
-    One pre-hook per root, from the first step on. A call costs 15 us at the first of a step, else 1 us; tensors that are
+    One pre-hook per root, from the first step on. A call costs 15 us at the first of a step in a burst, else 1 us; tensors that are
     not in the host's memory are not read, for that would wait for a device.
     """
 
@@ -36,6 +41,8 @@ class Inputs(Probe):
     def __init__(self) -> None:
         self._hooks: list[_Hook] = []
         self._first_step = -1
+        self._step = -1
+        self._rested: list[_Row] = []
 
     def before_step(self, look: Look) -> None:
         """A row for the calls since the step before."""
@@ -44,13 +51,28 @@ class Inputs(Probe):
         if self._first_step < 0:
             self._first_step = look.step
             self._hooks = [_Hook(*root, self.guarded) for root in _roots(look)]
-        if self._hooks and self._is_on(look.step):
-            rows = [hook.take() for hook in self._hooks]
-            unsynced = max(row["unsynced"] for row in rows)
-            row = {**rows[0], "unsynced": unsynced}
-            look.record.add("inputs", step=[look.step], **{k: [v] for k, v in row.items()})
+        _tell(look.record, self._rows(look.step))
+
+    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
+        """The same, for later: each rank rests when it has to, and steps are compared that all have told of."""
+        self._rested += self._rows(step)
+
+    def after_rests(self, record: Record) -> None:
+        """The rows of rests."""
+        rows, self._rested = self._rested, []
+        _tell(record, rows)
+
+    def _rows(self, step: int) -> list[_Row]:
+        """The row of a step, in bursts; calls are counted anew from here on."""
+        if not self._hooks or step == self._step:  # a second optimizer's
+            return []
+        self._step = step
+        rows = [hook.take() for hook in self._hooks] if self._is_on(step) else []
         for hook in self._hooks:
-            hook.reads = self._is_on(look.step + 1)
+            hook.reads = self._is_on(step + 1)
+        if not rows:
+            return []
+        return [{**rows[0], "unsynced": max(row["unsynced"] for row in rows), "step": step}]
 
     def touched(self) -> list[str]:
         """The modules that have a hook."""
@@ -115,6 +137,11 @@ class _Hook:
         self._calls += 1
         if self._calls == 1:
             self._digest = digest_of((args, kwargs))
+
+
+def _tell(record: Record, rows: list[_Row]) -> None:
+    if rows:
+        record.add("inputs", **{name: [row[name] for row in rows] for name in rows[0]})
 
 
 def _roots(look: Look) -> Iterable[tuple[nn.Module, tuple[int, ...]]]:

@@ -154,7 +154,7 @@ class Probe(ABC):
         """
         Called instead of `before_step` in a round in which nobody looks, `after_step` is not; for what is counted.
 
-        Short steps rest for the sake of their time: a microsecond, no more.
+        Short steps rest for the sake of their time: a few microseconds on average, no more.
         """
 
     def after_rests(self, record: Record) -> None:  # noqa: B027
