@@ -54,6 +54,16 @@ def test_smoothing_chooses_nobody() -> None:
     assert set(said) == {(1, 1)}
 
 
+def test_how_long_sizes_remember() -> None:
+    """A momentum of 0.1 forgets in about ten steps."""
+    model = Averaged()
+    rig = Rig(model)
+    _train(model, rig, [(0, 1), (0, 1), (0,)])
+    assert {
+        round(row["memory_steps"], 1) for row in rig.rows("codes", "cluster_size").values()
+    } == {9.5}
+
+
 def test_rows_with_a_gradient_are_codes_that_were_chosen() -> None:
     """A codebook that is trained, found by its name; an embedding is none."""
     model = nn.ModuleDict({"codebook": nn.Embedding(8, 4), "words": nn.Embedding(8, 4)})

@@ -597,7 +597,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         "routing": _EVEN_LOAD,
         "feeding": {"stacked": 8, "fed": 8, "unfed": 0, "usual_feeds": 32.0},
         "balancing": {"follows": number},
-        "codes": {"codes": 64, "picked": number, "picked_recently": number},
+        "codes": {"codes": 64, "picked": number, "picked_recently": number, "memory_steps": 10.0},
         "digests": {},
         "rows": {"rows_alike": number},
         "beginning": {

@@ -23,5 +23,11 @@ CODES = Table(
         _sample("codes", "how many codes there are"),
         _sample("picked", "codes that were chosen since the look before"),
         _sample("picked_recently", f"codes that were chosen in any of the last {CODE_LOOKS} looks"),
+        Column(
+            name="memory_steps",
+            dtype="float64",
+            merge=Merge.MAX,
+            help="steps in which the size of a code that is not chosen falls to 1/e of what it was; 0 for trained ones",
+        ),
     ),
 )

@@ -4,6 +4,7 @@ How many codes of a vector quantizer are in use, from what follows only those th
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -28,11 +29,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass
 class _Book:
-    """One codebook: the tensor that is read, its sizes at the look before, and the codes of late."""
+    """One codebook: the tensor that is read, its sizes at the look before and how they decay, and the codes of late."""
 
     index: int
     trained: bool
     sizes: Floats | None = None
+    step: int = 0
+    memory_steps: float = 0.0
     recent: deque[Bools] = field(default_factory=lambda: deque(maxlen=CODE_LOOKS))
 
 
@@ -74,6 +77,7 @@ class Codebooks(Probe):
                 codes=[len(picked)],
                 picked=[int(picked.sum())],
                 picked_recently=[int(np.any(book.recent, axis=0).sum())],
+                memory_steps=[book.memory_steps],
             )
 
     def close(self) -> None:
@@ -106,6 +110,7 @@ def _by_sizes(look: Look, book: _Book) -> Bools | None:
         return None
     now = part.detach().reshape(-1).to(torch.float64).cpu().numpy()
     before, book.sizes = book.sizes, now
+    steps, book.step = look.step - book.step, look.step
     if before is None or len(before) != len(now) or not np.isfinite(now).all():
         return None
     held = before > 1e-3 * before.mean()
@@ -114,6 +119,7 @@ def _by_sizes(look: Look, book: _Book) -> Bools | None:
     decay = float((now[held] / before[held]).min())
     if not 0 < decay < 1:
         return None
+    book.memory_steps = -max(1, steps) / math.log(decay)
     picked: Bools = now - decay * before > 0.25 * (1 - decay)
     return picked
 

@@ -24,14 +24,16 @@ from trainvitals_monitor.detectors.stretch import look_back
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
-_WINDOW = 16
+_RECENT = 16
+_WINDOW = 256
 
 
 class BaseWeightsMoved(Detector):
     """
     Detects:
         The frozen weight that a trainable LoRA adapter adapts, held by no optimizer, moves again and again by more than
-        rounding. Loads are not counted.
+        rounding: at several of its last looks, or now and then while the adapter goes on as it was. Loads are not
+        counted.
 
     Why it matters:
         Only the adapter is saved. It was trained on top of a base that exists nowhere but in this process, and with the
@@ -39,16 +41,17 @@ class BaseWeightsMoved(Detector):
 
     Known causes:
         A merge for a rollout or a save that adds the adapter to the base each time it is called
-        (https://github.com/huggingface/peft/pull/1355), or that is not taken out again; an initialisation that runs
-        again; weights tied to trained ones.
+        (https://github.com/huggingface/peft/pull/1355), or that is not taken out again
+        (https://github.com/jingyaogong/minimind/pull/598); an initialisation that runs again; weights tied to trained
+        ones.
 
     Fix:
         Merge adapters into a copy, or keep the base's own tensors aside and put them back.
 
     Misses:
         A base that is merged and restored moves by about one ulp each time, which is passed over, though in bfloat16 it
-        adds up over hundreds of times (https://github.com/huggingface/trl/issues/6688); so is one that is merged once in
-        hundreds of steps by design (ReLoRA). A base that an optimizer holds, or that is declared frozen, is
+        adds up over hundreds of times (https://github.com/huggingface/trl/issues/6688); so is one that is merged by
+        design, where the adapter begins anew each time (ReLoRA). A base that an optimizer holds, or that is declared frozen, is
         frozen-parameter-moved's.
     """
 
@@ -70,8 +73,8 @@ class BaseWeightsMoved(Detector):
         Threshold(
             name="moves",
             default=3,
-            unit="looks of the last 16",
-            reason="a merge by design happens once in hundreds of steps",
+            unit="looks of the last 16, or of the last 256 if B is as large as before",
+            reason="a merge by design happens once in hundreds of steps, and begins the adapter anew",
         ),
         Threshold(
             name="ulps",
@@ -87,7 +90,8 @@ class BaseWeightsMoved(Detector):
             moved = np.flatnonzero(base & (view.now("changed") > 0))
         if not len(moved) or loaded_meanwhile(view):
             return
-        tensors = moved[self._keeps_moving(view, moved)]
+        keeps, first = self._keeps_moving(view, moved)
+        tensors = moved[keeps]
         if not len(tensors):
             return
         yield Claim(
@@ -102,16 +106,34 @@ class BaseWeightsMoved(Detector):
                 "update_norm": view.latest("update_norm")[tensors],
                 "norm": view.latest("norm")[tensors],
             },
+            first_step=first[keeps],
         )
 
-    def _keeps_moving(self, view: View, tensors: IntArray) -> BoolArray:
+    def _keeps_moving(self, view: View, tensors: IntArray) -> tuple[BoolArray, IntArray]:
+        """Which do, and the step of the first move that counts."""
         changed, seen = look_back(view, "changed", _WINDOW, tensors)
         update, _ = look_back(view, "update_norm", _WINDOW, tensors)
         rounding = self.threshold("ulps", view)[tensors] * _ulp(view, tensors)
         with np.errstate(invalid="ignore"):
             real = seen & (changed > 0) & (update > rounding * view.latest("norm")[tensors])
-        enough: BoolArray = real.sum(axis=0) >= self.threshold("moves", view)[tensors]
-        return enough
+        recent, kept = real[-_RECENT:], real & _adapter_goes_on(view, tensors)
+        moves, steps = self.threshold("moves", view)[tensors], view.window_steps(_WINDOW)
+        often = recent.sum(axis=0) >= moves
+        first = np.where(often, steps[-_RECENT:][recent.argmax(axis=0)], steps[kept.argmax(axis=0)])
+        return often | (kept.sum(axis=0) >= moves), first
+
+
+def _adapter_goes_on(view: View, tensors: IntArray) -> BoolArray:
+    """[k, n]: B was looked at in this step and in the one before, and lost nothing of note: no adapter that begins anew."""
+    adapters = adapters_of(view)
+    b_of = dict(zip(adapters.base.tolist(), adapters.b.tolist(), strict=True))
+    norm, seen = look_back(view, "norm", _WINDOW, np.array([b_of[one] for one in tensors.tolist()]))
+    goes_on = np.zeros(norm.shape, np.bool_)
+    in_a_row = np.diff(view.window_steps(_WINDOW)) == 1
+    with np.errstate(invalid="ignore"):
+        lasts = (norm[1:] > 0.5 * norm[:-1]) & (norm[:-1] > 0)
+    goes_on[1:] = lasts & seen[1:] & seen[:-1] & in_a_row[:, None]
+    return goes_on
 
 
 def _bases(view: View) -> BoolArray:

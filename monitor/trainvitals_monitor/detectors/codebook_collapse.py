@@ -21,7 +21,8 @@ class CodebookCollapse(Detector):
     """
     Detects:
         A codebook of which one code, or a fiftieth of them, took everything in the last 32 looks together, and that for
-        many looks in a row.
+        many looks in a row; of cluster sizes that are averages, for so long that those of codes that were not chosen had
+        time to decay.
 
     Why it matters:
         Nothing passes such a bottleneck: what comes behind it learns the mean of the data. Codes that are not chosen get
@@ -45,7 +46,7 @@ class CodebookCollapse(Detector):
     family = "movement"
     severity = Severity.WARNING
     summary = "A vector quantizer uses next to none of its codes."
-    reads = ("codes", "picked", "picked_recently")
+    reads = ("codes", "picked", "picked_recently", "memory_steps")
     alert = Alert(hold="10m", summary="A codebook has collapsed")
     thresholds = (
         Threshold(
@@ -59,6 +60,12 @@ class CodebookCollapse(Detector):
             default=48,
             unit="looks in a row",
             reason="codes that are dead are replaced after a while, and all may be at first",
+        ),
+        Threshold(
+            name="memories",
+            default=3.0,
+            unit="times the steps in which an unused code's size falls to 1/e",
+            reason="codes are dead, and replaced, when their average size has become small: by then it is a twentieth",
         ),
     )
 
@@ -76,6 +83,10 @@ class CodebookCollapse(Detector):
         with np.errstate(invalid="ignore"):
             stretch = stretch_of(recent <= limit, seen, view.window_steps(_WINDOW))
         long = stretch.looks >= self.threshold("looks", view)[tensors]
+        patience = self.threshold("memories", view)[tensors] * np.nan_to_num(
+            view.latest("memory_steps")[tensors]
+        )
+        long &= view.step - stretch.first_step >= patience
         if long.any():
             chosen = tensors[long]
             # The looks before the first of these may have been as bad, and are counted in it.

@@ -16,8 +16,11 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.detectors.modes import Modes, modes_of, norm_modules
+from trainvitals_monitor.detectors.stretch import look_back
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
+
+_WINDOW = 64
 
 
 class EvalModeInTraining(Detector):
@@ -72,16 +75,19 @@ class EvalModeInTraining(Detector):
             trained = view.tensors.trainable & view.held & (view.lr > 0)
         trained &= norm_modules(view).number < 0
         long = (modes.since >= 0) & (view.step - modes.since + 1 >= self.value("steps"))
+        if not self._is_most(trained & long, trained):
+            return
+        long &= _move(view, modes, trained & long)
         switched = trained & long & modes.trained
         always = trained & long & ~modes.trained
-        if self._is_most(switched, trained) and _moves(view, modes, switched):
+        if self._is_most(switched, trained):
             depends = modes.dropouts_off > 0 or _norms_off(view, modes, modes.trained)
             severity = Severity.WARNING if depends else Severity.INFO
             how = "although it was in train mode before"
             yield self._claim(view, modes, switched, severity, how)
             return
         depends = modes.last.dropouts_evaluating > 0 or _norms_off(view, modes, ~modes.trained)
-        if depends and self._is_most(always, trained) and _moves(view, modes, always):
+        if depends and self._is_most(always, trained):
             how = "as it was from the first step on"
             yield self._claim(view, modes, always, Severity.INFO, how)
 
@@ -111,10 +117,20 @@ class EvalModeInTraining(Detector):
         )
 
 
-def _moves(view: View, modes: Modes, mask: BoolArray) -> bool:
-    """Not, if those looked at since their modules are in eval mode all stood still; steps are made in any case."""
-    looked = mask & (view.last_seen("update_norm") > modes.since)
-    return not looked.any() or bool((view.latest("update_norm")[looked] > 0).any())
+def _move(view: View, modes: Modes, mask: BoolArray) -> BoolArray:
+    """
+    Those of `mask` that are trained in eval mode: not, if they stood still at most of the looks since it began.
+
+    What was frozen while it was in eval mode is in it no more when it is trained again, of which word comes some steps later.
+    """
+    tensors = np.flatnonzero(mask)
+    update, seen = look_back(view, "update_norm", _WINDOW, tensors)
+    since = seen & (view.window_steps(_WINDOW)[:, None] > modes.since[tensors])
+    with np.errstate(invalid="ignore"):
+        still = (since & (update == 0)).sum(axis=0)
+    moving: BoolArray = mask.copy()
+    moving[tensors] = 2 * still <= since.sum(axis=0)
+    return moving
 
 
 def _norms_off(view: View, modes: Modes, mask: BoolArray) -> bool:

@@ -32,7 +32,8 @@ class LearningRateZero(Detector):
         it was given the number of epochs, not of steps; a warm-up from zero whose scheduler is never stepped; a linear
         decay without a lower bound; an optimizer made with a rate of 0, for the schedule is to set it, and an assignment
         that only reaches the last group, as it stands behind the loop over them
-        (https://github.com/rasbt/LLMs-from-scratch/issues/692).
+        (https://github.com/rasbt/LLMs-from-scratch/issues/692); a schedule that sets the groups of a wrapper, while the
+        optimizer within steps with others (https://github.com/microsoft/dp-transformers/issues/43).
 
     Fix:
         Step the scheduler once per optimizer step, give it the number of those, and clamp what it returns at zero.
@@ -85,10 +86,10 @@ class LearningRateZero(Detector):
         below = (rates.lr < 0) & (rates.former_peak > 0)
         if below.any():
             yield _below(view, rates, np.flatnonzero(below))
-        if not (rates.lr == 0).all():
+        if not _all_at_zero(view, rates):
             yield from self._never_set(view, rates)
             return
-        since = int(np.max(rates.changed))
+        since = int(np.nanmax(rates.changed[rates.lr == 0]))
         steps = view.step - since + 1
         if not (rates.former_peak > 0).any():
             if steps >= self.value("first_steps") and since <= view.base_step + 1:
@@ -121,6 +122,14 @@ class LearningRateZero(Detector):
         if not total:
             return False
         return total - view.step - (view.step_offset or 0) > self.value("remaining") * total
+
+
+def _all_at_zero(view: View, rates: Rates) -> bool:
+    """Every group of which a rate is known, and all that the others hold: a wrapper's groups are those within once more."""
+    at_zero = rates.lr == 0
+    if not at_zero.any() or not (at_zero | np.isnan(rates.lr)).all():
+        return False
+    return bool(at_zero.all() or (view.lr[view.held] == 0).all())
 
 
 def _below(view: View, rates: Rates, groups: IntArray) -> Claim:

@@ -31,6 +31,8 @@ _NORMALISING = re.compile(
     r"adam|ada|lion|lamb|muon|rmsprop|rprop|shampoo|soap|sophia|prodigy|lars|came", re.IGNORECASE
 )
 _RELATIVE = re.compile(r"lamb|lars|adafactor|came", re.IGNORECASE)
+# Optimizers that end a step without a move when the gradient or the change is small enough to them.
+_SATISFIED = re.compile(r"lbfgs", re.IGNORECASE)
 
 
 class ParameterStuck(Detector):
@@ -54,7 +56,8 @@ class ParameterStuck(Detector):
         Elements outside the cores of a large tensor; parameters of 16 bits (updates-lost); gradients or learning rates
         so small that the step may vanish by rounding. A parameter of which every element is of one size may lie at the
         bound that it is clamped to after each step (the critic of a WGAN), and is left out if it has moved before or has
-        both signs; a large one, whose extremes are not known, is reported: declare it under `ignore`.
+        both signs; a large one, whose extremes are not known, is reported: declare it under `ignore`. With L-BFGS, which
+        stops when it is satisfied, a model that stands still as a whole.
     """
 
     name = "parameter-stuck"
@@ -124,6 +127,11 @@ class ParameterStuck(Detector):
             mask &= ~(table.mask(Role.LORA_B) & (norm == 0))
             if view.optimizers is not None and view.optimizers.masters:
                 mask &= False
+            satisfied = view.cached(
+                "parameter-stuck: satisfied", lambda: _stepped_by(view, _SATISFIED)
+            )
+            if not (satisfied & (view.now("changed") > 0)).any():
+                mask &= ~satisfied
             return (
                 np.flatnonzero(mask & self._should_move(view))
                 if mask.any()

@@ -99,6 +99,22 @@ def batch_norms_frozen_late_by_design() -> Stream:
 
 
 @SCENARIOS.silent(EvalModeInTraining)
+def block_that_is_thawed_after_a_rest_in_eval_mode() -> Stream:
+    """Blocks are trained in turns; word of its train mode comes some steps after it moves again."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 6)
+    stream.retensor(BODY[0], trainable=False)
+    stream.modes([BODY[0], *NORM, *STATISTICS], dropouts=(1, 0))
+    _train(stream, 20, still=[BODY[0], *NORM, *STATISTICS])
+    stream.retensor(BODY[0], trainable=True)
+    stream.retensor(BODY[1], trainable=False)
+    _train(stream, 4, still=[BODY[1]])
+    stream.modes([BODY[1]], dropouts=(1, 0))
+    return _train(stream, 20, still=[BODY[1]])
+
+
+@SCENARIOS.silent(EvalModeInTraining)
 def frozen_backbone() -> Stream:
     """What is put in eval mode is not trained any more."""
     stream = _network()

@@ -191,6 +191,23 @@ def player_of_a_gan_that_waits() -> Stream:
     return _stuck(_two_weights(), 12, since=0)
 
 
+@SCENARIOS.silent(ParameterStuck)
+def quasi_newton_that_is_satisfied() -> Stream:
+    """L-BFGS takes no step where the gradient is small enough to it: all weights stand still together."""
+    stream = _two_weights(names=("LBFGS",))
+    step: dict[str, Any] = {"values": {"*": 8.0}, "gradients": {"*": 1e-3}, "lr": 0.5}
+    stream.step(updates={"*": 0.1}, **step)
+    for _ in range(20):
+        stream.step(updates={"*": STILL}, **step)
+    return stream
+
+
+@SCENARIOS.fires(ParameterStuck, Severity.WARNING, subject="a")
+def one_weight_that_a_quasi_newton_step_leaves() -> Stream:
+    """L-BFGS moves all weights along one direction: one that stays is held by something else."""
+    return _stuck(_two_weights(names=("LBFGS",)), 12)
+
+
 def _with_adapter(**contract: Any) -> Stream:
     stream = Stream(
         [
@@ -222,6 +239,30 @@ def declared_frozen_and_moved() -> Stream:
 def base_of_an_adapter_moves() -> Stream:
     """The frozen base is trained along."""
     return _moving(_with_adapter(), "wq.weight", 4, 0.01)
+
+
+def _merged_now_and_then(b_after: float) -> Stream:
+    """Every twentieth step the base takes the adapter over; B, of a norm of 2, has this one afterwards."""
+    stream = _with_adapter()
+    for step in range(1, 90):
+        is_merged = step % 20 == 0
+        stream.step(
+            values={"*": 8.0, "wq.lora_B.default.weight": b_after if is_merged else 2.0},
+            updates={"wq.weight": 0.5 if is_merged else 0.0, "wq.lora_B.default.weight": 0.1},
+        )
+    return stream
+
+
+@SCENARIOS.fires(BaseWeightsMoved, Severity.CRITICAL, subject="wq.weight", first_step=20)
+def adapter_merged_at_each_evaluation() -> Stream:
+    """It is added to the base, and goes on as it was."""
+    return _merged_now_and_then(b_after=2.1)
+
+
+@SCENARIOS.silent(BaseWeightsMoved)
+def adapter_merged_and_begun_anew() -> Stream:
+    """ReLoRA: after each merge B is zero, but for the step since."""
+    return _merged_now_and_then(b_after=0.05)
 
 
 @SCENARIOS.silent(BaseWeightsMoved)

@@ -49,6 +49,27 @@ def warm_up_that_is_never_stepped() -> Stream:
     return _run([0.0] * 40)
 
 
+def _wrapped(within: float, held: Sequence[str]) -> Stream:
+    """A wrapper that has groups of its own and is never heard to step, around an optimizer that holds these."""
+    stream = Stream(["a", "b"])
+    stream.optimizers([["a", "b"], held], names=("Wrapper", "AdamW"), group_optimizer=[0, 1])
+    for _ in range(40):
+        stream.step(values={"*": 1.0}, lr=[math.nan, within])
+    return stream
+
+
+@SCENARIOS.fires(LearningRateZero, Severity.WARNING, first_step=1, says="since the attempt began")
+def schedule_of_a_wrapper() -> Stream:
+    """The rates that a schedule sets are the wrapper's; the optimizer within steps with its own."""
+    return _wrapped(0.0, ["a", "b"])
+
+
+@SCENARIOS.silent(LearningRateZero)
+def optimizer_without_a_rate_beside_one_at_zero() -> Stream:
+    """Some take the size of their steps from elsewhere, and train what no other holds."""
+    return _wrapped(0.0, ["a"])
+
+
 @SCENARIOS.fires(LearningRateZero, Severity.WARNING, first_step=21)
 def much_is_still_to_come() -> Stream:
     """The declared number of steps says so at once."""
