@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals_monitor.history import RunHistory
 from trainvitals_monitor.history.attempt import AttemptHistory
+from trainvitals_monitor.mesh import mesh_of
 
 
 def summary(history: RunHistory) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
     `seen`: kind of look -> share of tensors, 0 to 1 (of parameters, for gradients, updates and counters); `oldest_look`:
     kind of look -> steps since the longest past last look; `exercised`: how often something happened, in all attempts
     that are kept; `never`: sentences for people; `compared`: one about the reference, if the run has or wants one;
-    `plan`: the first rank's, how often it looks at what.
+    `plan`: the first rank's, how often it looks at what; `mesh`: where the ranks are (see mesh.py).
     """
     attempt = history.current
     if attempt is None:
@@ -74,6 +75,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
             "never": [],
             "compared": "",
             "plan": "",
+            "mesh": {},
         }
     looks = {kind: look for kind in _KINDS if (look := looked(attempt, kind)) is not None}
     exercised = {
@@ -93,6 +95,7 @@ def coverage(history: RunHistory) -> dict[str, Any]:
         "never": list(_never(exercised)),
         "compared": _compared(history),
         "plan": next((rank.plan for _, rank in sorted(attempt.ranks.items())), ""),
+        "mesh": mesh_of(attempt),
     }
 
 

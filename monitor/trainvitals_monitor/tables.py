@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainvitals_monitor.folding import folded
+from trainvitals_monitor.mesh import shape_text
 
 _STYLE = {"critical": "bold red", "warning": "yellow", "info": "cyan", "resolved": "dim"}
 _WIDTH_WITHOUT_TERMINAL = 110
@@ -224,6 +225,8 @@ def coverage_table(run: Mapping[str, Any]) -> Table:
     table.add_row("run", Text(plain(run["run"])))
     table.add_row("covered", Text(f"{detail.get('tensors', 0)} tensors; {counts or 'nothing'}"))
     table.add_row("looked at", Text(looks or "nothing"))
+    if detail.get("mesh"):
+        table.add_row("mesh", Text(plain(shape_text(detail["mesh"]))))
     if detail.get("plan"):
         table.add_row("plan", Text(plain(detail["plan"])))
     table.add_row("not covered", Text("; ".join(detail.get("never", ())) or "-"))

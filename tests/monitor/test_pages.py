@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.monitor.raw_frames import frame, header
 from tests.monitor.runs import faulty
 from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream, tensor
@@ -42,6 +43,22 @@ def test_pages_show_the_findings_and_load_nothing_from_elsewhere(http: Client) -
         assert "style=" not in html
         assert not re.search(r'(?:src|href)="(?:https?:)?//', html)
     assert http.get("/static/style.css").headers["content-type"].startswith("text/css")
+
+
+def test_the_mesh_is_shown(http: Client) -> None:
+    """Its axes with their sizes, and where each rank is on them; what is no place is passed over, and no mesh is no table."""
+    places = ["dp=0/2 tp=0/2", "dp=0/2 tp=1/2", "dp=1/2 <b>tp", ""]
+    for rank, mesh in enumerate(places):
+        http.push_all([frame(header(rank=rank, world_size=4, process=f"p{rank}", mesh=mesh))])
+    assert http.get_json("/api/v1/runs/run")["detail"]["mesh"] == {
+        "axes": {"dp": 2, "tp": 2},
+        "ranks": {"0": {"dp": 0, "tp": 0}, "1": {"dp": 0, "tp": 1}, "2": {"dp": 1}},
+    }
+    page = http.get("/runs/run").text
+    assert "<dt>Mesh</dt><dd>dp 2 x tp 2</dd>" in page
+    assert '<tr><td class="n">2</td><td class="n">1</td><td class="n">-</td></tr>' in page
+    http.push_all(faulty("alone").frames)
+    assert "Mesh" not in http.get("/runs/alone").text
 
 
 def test_texts_from_a_sender_are_escaped(http: Client) -> None:

@@ -32,8 +32,8 @@ _Row = dict[str, int]
 
 class Inputs(Probe):
     """
-    One pre-hook per root, from the first step on. A call costs 15 us at the first of a step in a burst, else 1 us; tensors that are
-    not in the host's memory are not read, for that would wait for a device.
+    One pre-hook per root, from the first step on. A call costs 15 us at the first of a step in a burst, else 1 us;
+    tensors that are not in the host's memory are not read, for that would wait for a device.
     """
 
     name = "inputs"

@@ -53,6 +53,8 @@ class Rank:
         self.phase = str(header.phase)
         self.sent_at = header.sent_at
         self.step_offset: int | None = None
+        self.mesh = ""
+        """Where it is on the trainer's mesh, in the agent's words."""
         self.plan = ""
         """How often the agent looks at what, in its own words."""
         self._order: IntArray | None = None
@@ -121,6 +123,7 @@ class Rank:
         self.complete_through = max(self.complete_through, header.complete_through)
         self.sent_at = max(self.sent_at, header.sent_at)
         self.phase = header.phase
+        self.mesh = header.mesh or self.mesh
         self.plan = header.about.get("plan", self.plan)
         if header.step_offset is not None:
             self.step_offset = header.step_offset

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from trainvitals_monitor.mesh import shape_text
 from trainvitals_monitor.mutes import Mute
 
 _HERE = Path(__file__).parent
@@ -98,7 +99,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for own in (run_path, number, moment, muted, plain):
+    for own in (run_path, number, moment, muted, plain, shape_text):
         environment.filters[own.__name__] = own
     return environment
 
