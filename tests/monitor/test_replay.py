@@ -4,10 +4,14 @@ replay: folders of frames, whole, broken and mixed, through the engine.
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import trainvitals
 from tests.monitor.stream import Stream
 from tests.monitor.test_engine import ALL
 from trainvitals.errors import BadFrame
@@ -50,6 +54,27 @@ def test_every_finding_of_every_run(tmp_path: Path) -> None:
         "message", "evidence",
     }  # fmt: skip
     assert is_bad(engines)
+
+
+def test_agent_and_replay_count_the_same_saves(tmp_path: Path) -> None:
+    """A model's state and its optimizer's, each in a file of its own, are one checkpoint to both."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = torch.optim.Adam(model.parameters())
+    with trainvitals.attach(
+        model, optimizer, run="run", monitor=str(tmp_path), quiet=True
+    ) as agent:
+        for _ in range(3):
+            model(torch.ones(2, 4)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            torch.save(model.state_dict(), io.BytesIO())
+            torch.save(optimizer.state_dict(), io.BytesIO())
+        model.load_state_dict(model.state_dict())
+        told = agent.coverage()
+    (engine,) = replay(tmp_path, [])
+    exercised = engine.coverage()["exercised"]
+    assert (told["saves"], told["loads"]) == (3, 1)
+    assert (exercised["saves"], exercised["loads"]) == (3, 1)
 
 
 def test_the_files_names_do_not_matter(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Checkpoints:
     The saves and loads of an attempt: reports wait here until they are presented to detectors, ranks merged.
 
     Reports of several ranks are one checkpoint when operation, function, path and step agree, and both are each rank's
-    k-th of that kind.
+    k-th of that kind. `counts`: those of a model's state, by operation.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,8 @@ class Checkpoints:
             together.setdefault((*same, ordinal), []).append(one)
         made = [merge_reports(reports, parts) for reports in together.values()]
         for checkpoint in made:
-            self.counts[checkpoint.op] += 1
+            # An optimizer's state beside it, in a file of its own, is no second checkpoint.
+            self.counts[checkpoint.op] += checkpoint.is_model
         self.presented = [*self.presented, *made][-MAX_KEPT:]
         return made
 

@@ -20,8 +20,8 @@ CHECKPOINT_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_checkpoint_last_clean_step", "gauge", _RUN, "Step of the last save from before any fault that is open now; absent if there is none."),
     MetricSpec("trainvitals_checkpoint_stale_tensors", "gauge", _RUN, "Entries of the last save that equal an older state of their tensor and not the one at the save."),
     MetricSpec("trainvitals_checkpoint_keys_changed", "gauge", _RUN, "Keys that only one of the last two saves has; the one before may be an earlier attempt's."),
-    MetricSpec("trainvitals_checkpoint_saves", "counter", _RUN, "Saves seen in the latest attempt."),
-    MetricSpec("trainvitals_checkpoint_loads", "counter", _RUN, "Loads seen in the latest attempt."),
+    MetricSpec("trainvitals_checkpoint_saves", "counter", _RUN, "Saves of a model's state seen in the latest attempt."),
+    MetricSpec("trainvitals_checkpoint_loads", "counter", _RUN, "Loads of a model's state seen in the latest attempt."),
 )  # fmt: skip
 _STEP = re.compile(r"step (\d+)\)?$")
 

@@ -87,7 +87,8 @@ class Checkpoints(Probe):
         self._started = False
         self._loaded = False
         self._number = 0
-        self._saves = self._loads = self._passed_over = 0
+        self._reported = {"save": 0, "load": 0}
+        self._passed_over = 0
         self._pace = Pace(FREE_CALLS)
         self._foreign_pace = Pace(FREE_FOREIGN_LOADS, FOREIGN_PAUSE_S)
 
@@ -100,7 +101,6 @@ class Checkpoints(Probe):
         with torch.no_grad():
             self._remember_beginning()
             for call, manifest in WATCH.journal.claim(self._slots):
-                self._loads += 1
                 self._report(call, manifest)
         WATCH.listen(self)
 
@@ -116,10 +116,10 @@ class Checkpoints(Probe):
         return WATCH.touched() if self._started else []
 
     def coverage(self) -> dict[str, Any]:
-        """Saves and loads that were reported, those that were passed over, and what is watched."""
+        """Saves and loads of a model's state that were reported, those that were passed over, and what is watched."""
         return {
-            "saves": self._saves,
-            "loads": self._loads,
+            "saves": self._reported["save"],
+            "loads": self._reported["load"],
             "passed_over": self._passed_over,
             "watched": WATCH.touched(),
             "awaited": WATCH.awaited(),
@@ -167,7 +167,6 @@ class Checkpoints(Probe):
                 self._digest(self._left_out(indices), step)
             else:
                 manifest = describe(entries, indices)
-        self._saves += 1
         return lambda finished: self._report(finished, manifest, False, optimizer, others)
 
     def _look_at_load(self, call: Call) -> Finish | None:
@@ -177,7 +176,6 @@ class Checkpoints(Probe):
         if not inside:
             return self._look_at_foreign(call, state_dict_entries)
         call.taken = self._loaded = True
-        self._loads += 1
         if not self._pace.is_due():
             self._passed_over += 1
             return None
@@ -209,7 +207,6 @@ class Checkpoints(Probe):
                 finish(call)
             return
         call.taken = self._loaded = True
-        self._loads += 1
         if not self._pace.is_due():
             self._passed_over += 1
             return
@@ -271,6 +268,8 @@ class Checkpoints(Probe):
         step, number = self._step_now(), self._number
         self._number += 1
         ours = [index for index in manifest.indices if index >= 0]
+        is_model = len(ours) > 1 or len(ours) == len(self._slots)
+        self._reported[call.op] += is_model
         self._record.event(
             CheckpointSeen(
                 number=number,
@@ -287,7 +286,7 @@ class Checkpoints(Probe):
                 unexpected=call.unexpected,
                 failed=call.failed,
                 foreign=foreign,
-                is_model=len(ours) > 1 or len(ours) == len(self._slots),
+                is_model=is_model,
                 has_optimizer=optimizer,
                 unregistered=list(unregistered),
             )
