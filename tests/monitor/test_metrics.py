@@ -302,17 +302,36 @@ def test_caps_hold_whatever_comes(http: Client, monkeypatch: pytest.MonkeyPatch)
     for name in "abc":
         http.push_all(large_stream(name, layers=4).frames)
     monkeypatch.setattr(scrape, "MAX_SERIES_PER_RUN", 60)
-    monkeypatch.setattr(scrape, "MAX_SERIES", 100)
+    monkeypatch.setattr(scrape, "MAX_SERIES", 140)
+    monkeypatch.setattr(scrape, "RESERVED", 38)
     text = http.get("/metrics").text
     own = Counter(re.findall(r'run="(\w)"', text))
     assert own["c"] == 60
-    assert own["b"] == 40
-    assert own["a"] == 0
-    assert http.metric("trainvitals_run_step", run="b") == 2
-    assert http.metric("trainvitals_monitor_series") == 100
-    left_out = [http.metric("trainvitals_run_series_left_out", run=run) for run in "bc"]
+    assert own["b"] == 42, "what room there is beside what is kept for the last"
+    assert own["a"] == 38, "nobody goes without what is most needed"
+    assert http.metric("trainvitals_run_step", run="a") == 2
+    assert http.metric("trainvitals_monitor_series") == 140
+    left_out = [http.metric("trainvitals_run_series_left_out", run=run) for run in "abc"]
     assert http.metric("trainvitals_monitor_series_left_out") == sum(left_out) > 100
-    assert http.metric("trainvitals_runs_left_out") == 1
+    assert http.metric("trainvitals_runs_left_out") == 0
+
+
+def test_a_critical_finding_has_its_series_beside_runs_that_fill_the_cap(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest run is the one that has it."""
+    bias = tensor("layers.0.moe.expert_bias", kind="buffer", dtype="bfloat16")
+    stream = Stream([bias], run="old")
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    http.push_all(stream.frames)
+    for number in range(4):
+        http.push_all(large_stream(f"new-{number}", layers=4).frames)
+    monkeypatch.setattr(scrape, "MAX_SERIES", 4 * scrape.RESERVED)
+    found = re.findall(
+        r'finding_active\{run="old",detector="([^"]+)".*\} 1', http.get("/metrics").text
+    )
+    assert found == ["contract-broken"]
 
 
 def test_a_run_that_vanished_is_let_go_of_in_the_end(
@@ -423,7 +442,7 @@ def test_layer_names_sort_and_need_no_numbers() -> None:
 
 
 def test_lines_are_made_once(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the model stays, a scrape only fills in values; a run that has no room is not looked at at all."""
+    """While the model stays, a scrape only fills in values; one run too many is not looked at at all."""
     for name in "ab":
         http.push_all(large_stream(name, layers=2).frames)
     first = http.get("/metrics").text
@@ -437,7 +456,7 @@ def test_lines_are_made_once(http: Client, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Series, "__init__", counted)
     assert _names(http.get("/metrics").text) == _names(first)
     assert not made
-    monkeypatch.setattr(scrape, "MAX_SERIES", 1)
+    monkeypatch.setattr(scrape, "MAX_RUNS", 1)
     assert 'run="a"' not in http.get("/metrics").text
     monkeypatch.undo()
     assert _names(http.get("/metrics").text) == _names(first)

@@ -32,9 +32,10 @@ def finding_samples(copied: Copied) -> Iterator[Sample]:
     run = copied.run
     opened = Counter((one.detector, one.severity.value) for one in copied.findings)
     active = Counter((one.detector, one.severity.value) for one in copied.standing)
+    for kind in sorted(opened):
+        yield "trainvitals_finding_active", (run, *kind), active[kind]
     for kind, count in sorted(opened.items()):
         yield "trainvitals_findings_opened", (run, *kind), count
-        yield "trainvitals_finding_active", (run, *kind), active[kind]
     yield "trainvitals_findings_muted", (run,), copied.muted
     worst = sorted(copied.standing, key=lambda one: one.severity.rank)
     for one in worst[:MAX_NAMED]:

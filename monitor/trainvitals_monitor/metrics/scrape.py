@@ -1,8 +1,9 @@
 """
 One scrape: every run's samples within the caps, then the monitor's own.
 
-Runs come newest first, what is most needed of each first: where the monitor's cap is reached, what is left out is
-always the same, and is counted. A run's series end a quarter of an hour after it was closed, and a day after the last word of
+Runs come newest first, what is most needed of each first, and each leaves room for that of those that come after it: no
+run is without its findings, however many series others have. Where the monitor's cap is reached, what is left out is always
+the same, and is counted. A run's series end a quarter of an hour after it was closed, and a day after the last word of
 one that vanished, so that nothing alerts on the dead.
 """
 
@@ -33,8 +34,10 @@ from trainvitals_monitor.monitor import Monitor
 MAX_SERIES_PER_RUN = 3500
 MAX_SERIES = 12_000
 """Of all runs together: what is rendered in 20 ms of CPU."""
-MAX_RUNS = 200
+MAX_RUNS = 100
 """Runs with series of their own."""
+RESERVED = MAX_SERIES // MAX_RUNS
+"""Series that each of them has room for: all about the run as a whole, and some twenty kinds of findings."""
 LINGER_S = 900.0
 """How long a run's series stay after it was closed: longer than any alert waits, so that short runs are told of too."""
 ABANDONED_S = 86_400.0
@@ -77,21 +80,18 @@ class Scrape:
         live = sorted(
             (run for run in self._monitor.roster.all() if not is_over(run)), key=_age_rank
         )
-        total = left_out = shown = 0
-        for run in live[:MAX_RUNS]:
-            # What has no room is not even looked at, so that neither time nor memory grows with it.
-            if total >= MAX_SERIES:
-                break
-            shown += 1
-            made, lacking = self._of_run(run, MAX_SERIES - total)
+        shown = live[:MAX_RUNS]
+        total = left_out = 0
+        for following, run in zip(reversed(range(len(shown))), shown, strict=True):
+            made, lacking = self._of_run(run, MAX_SERIES - total - following * RESERVED)
             total += sum(len(block.values) for block in made)
             left_out += lacking
             yield from made
-        kept = {run.name for run in live[:shown]}
+        kept = {run.name for run in shown}
         self._known = {name: known for name, known in self._known.items() if name in kept}
         own: list[Sample] = [
             ("trainvitals_runs", (), len(live)),
-            ("trainvitals_runs_left_out", (), len(live) - shown),
+            ("trainvitals_runs_left_out", (), len(live) - len(shown)),
             ("trainvitals_monitor_series", (), total),
             ("trainvitals_monitor_series_left_out", (), left_out),
             ("trainvitals_monitor_scrape_cpu_seconds", (), self._cpu_s),
@@ -116,7 +116,7 @@ class Scrape:
             ("trainvitals_run_series", (run.name,), count + _COUNTS),
             ("trainvitals_run_series_left_out", (run.name,), left_out),
         ]
-        return [*kept, *(blocks(SPECS, counts) if room >= _COUNTS else [])], left_out
+        return [*kept, *blocks(SPECS, counts)], left_out
 
 
 def is_over(run: LiveRun) -> bool:

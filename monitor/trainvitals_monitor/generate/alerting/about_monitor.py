@@ -19,6 +19,7 @@ _FAILED = scraped("trainvitals_monitor_notifications_total", outcome="failed")
 _UNSENT = scraped("trainvitals_monitor_notifications_waiting")
 _LOST = scraped("trainvitals_monitor_notifications_total", outcome="dropped")
 _LEFT_OUT = scraped("trainvitals_monitor_series_left_out")
+_RUNS_LEFT_OUT = scraped("trainvitals_runs_left_out")
 
 MONITOR_ALERTS: tuple[AlertRule, ...] = (
     of_monitor(
@@ -102,6 +103,16 @@ MONITOR_ALERTS: tuple[AlertRule, ...] = (
         "Look at the runs' pages for what was found; mend the URL that the monitor's log names.",
         firing={_LOST: "0x9 3x50"}, quiet=({_LOST: "3x60"},),
         said="3 could not be delivered for a day, or had no room: nobody was told.",
+    ),
+    of_monitor(
+        "runs-left-out", "warning", "10m",
+        "max by (job) (trainvitals_runs_left_out) > 0",
+        "Runs are left out of /metrics",
+        "{{ $value | humanize }} are, the oldest: more train at once than have series of their own, and no alert tells of their "
+        "findings.",
+        "Start another monitor for some of the runs, with a store and a port of its own. Their pages and the API have everything.",
+        firing={_RUNS_LEFT_OUT: "0x9 3x50"}, quiet=({_RUNS_LEFT_OUT: "0x60"},),
+        said="3 are, the oldest: more train at once than have series of their own, and no alert tells of their findings.",
     ),
     of_monitor(
         "series-left-out", "info", "60m",
