@@ -13,6 +13,8 @@ import torch
 BATCH_ELEMENTS = 1 << 16
 """Elements worked on at a time: 256 KB of float32, so that what is made of them on the way stays in the cache."""
 BATCH_ROWS = 1024
+MIXED = 1024
+"""Elements up to which a tensor shares a batch with those of other sizes."""
 
 
 def batches(
@@ -21,20 +23,21 @@ def batches(
     """
     Those of `rows` whose tensors have elements, grouped by dtype and device, in batches of up to `limit` elements.
 
-    A tensor that is larger than a batch comes alone.
+    Those of more than MIXED elements come with others of their size only, so that a batch is a matrix, and that what is
+    computed of one by rows is the same in any company. One that is larger than a batch comes alone.
     """
     # Two lists a kind, and no pair a tensor: Python's collector looks at thousands of these again and again.
-    kinds: dict[tuple[torch.dtype, int], tuple[list[int], list[int]]] = {}
+    kinds: dict[tuple[torch.dtype, int, int], tuple[list[int], list[int]]] = {}
     for row in rows:
         tensor = tensors[row]
         numel = tensor.numel()
         if numel:
-            kind = tensor.dtype, tensor.get_device()
-            if kind not in kinds:
-                kinds[kind] = [], []
-            members, sizes = kinds[kind]
-            members.append(row)
-            sizes.append(numel)
+            kind = tensor.dtype, tensor.get_device(), numel if numel > MIXED else 0
+            found = kinds.get(kind)
+            if found is None:
+                found = kinds[kind] = [], []
+            found[0].append(row)
+            found[1].append(numel)
     for members, sizes in kinds.values():
         begin = size = 0
         for end, numel in enumerate(sizes):

@@ -15,14 +15,14 @@ def gradient_of(parameter: torch.Tensor) -> torch.Tensor | None:
     """
     `.grad`; else Megatron-LM's `main_grad`; else the gradient of the fp32 master; None where there is none.
 
-    Detached, but not made local: see `local_gradient`. Call it before the step: trainers free gradients after it.
+    Neither detached nor made local: see `local_gradient`. Call it before the step: trainers free gradients after it.
     """
     gradient = parameter.grad
     if gradient is None:
         gradient = getattr(parameter, "main_grad", None)
     if gradient is None:
         gradient = getattr(getattr(parameter, "main_param", None), "grad", None)
-    return gradient.detach() if isinstance(gradient, torch.Tensor) else None
+    return gradient if isinstance(gradient, torch.Tensor) else None
 
 
 def local_gradient(gradient: torch.Tensor) -> torch.Tensor | None:

@@ -79,7 +79,11 @@ class SlotTable:
 
     def tensor(self, index: int) -> torch.Tensor | None:
         """The object in the slot now; None if there is none, or one without a shape (lazy, nested)."""
-        tensor = self.slots[index].now()
+        slot = self.slots[index]
+        same = slot.unmoved()
+        if same is not None:
+            return same
+        tensor = slot.now()
         return None if tensor is None or is_shapeless(tensor) else tensor
 
     def local(self, index: int) -> torch.Tensor | None:

@@ -8,12 +8,14 @@ for long vectors (OpenBLAS beyond 10,000 elements): never for these. A tensor's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainvitals.batches import MIXED, starts_of
 from trainvitals.dtypes import READINGS, as_real
 
 _ROW = 1024
@@ -39,6 +41,23 @@ def square_sums(vectors: Array) -> npt.NDArray[np.float64]:
         sums += _dots(vectors[:, :split].reshape(count, -1, _ROW)).sum(axis=1, dtype=np.float64)
     if split < length:
         sums += _dots(vectors[:, split:])
+    return sums
+
+
+def batch_square_sums(values: Array, lengths: Sequence[int]) -> npt.NDArray[np.float64]:
+    """
+    Of the tensors of a batch (batches.py), of so many elements each, that lie one after the other in a flat array.
+
+    Those of one size as a matrix, in the dtype that they have; small ones in float64. What is not finite stays so, silently.
+    """
+    with np.errstate(all="ignore"):
+        if lengths[0] > MIXED:
+            return square_sums(values.reshape(len(lengths), -1))
+        wide = values.astype(np.float64)
+        starts = starts_of(lengths) * (
+            len(values) // sum(lengths)
+        )  # a complex element is two numbers
+        sums: npt.NDArray[np.float64] = np.add.reduceat(np.square(wide, out=wide), starts)
     return sums
 
 

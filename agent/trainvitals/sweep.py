@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainvitals.batches import BATCH_ELEMENTS, batches, flatten, starts_of
+from trainvitals.batches import BATCH_ELEMENTS, MIXED, batches, flatten, starts_of
 from trainvitals.dtypes import READINGS, reading
-from trainvitals.squares import Widener, square_sums
+from trainvitals.squares import Widener, batch_square_sums, square_sums
 
-_SMALL = 1024
-"""Elements up to which a tensor is joined with others: a copy costs less than calls for it alone."""
 _MIDDLING = 1 << 15
-"""And those of the same size, up to so many."""
+"""Elements up to which a tensor is joined with others: a copy costs less than calls for it alone."""
 _JOINED = 1 << 17
-"""Elements of these that are joined at a time: half a megabyte of float32, which is still near when it is read."""
+"""Elements that are joined at a time: half a megabyte of float32, which is still near when it is read."""
 _ROW = 1024
 _BY_BLAS = frozenset({torch.float64, torch.float32})
 _NATIVE = _BY_BLAS | {torch.float16, torch.bfloat16}
@@ -65,33 +62,27 @@ def norms(parts: Sequence[torch.Tensor]) -> Floats:
     tensor, 3 us for one of some thousand elements.
     """
     squares = np.full(len(parts), np.nan)
-    small: list[int] = []
-    middling: dict[tuple[torch.dtype, int], list[int]] = {}
+    joined: list[int] = []
     large: list[int] = []
     elsewhere: list[int] = []
     for row, part in enumerate(parts):
         if reading(part) is None:
             continue
         numel = part.numel()
-        if numel <= _SMALL:
-            small.append(row)
-        elif not part.is_cpu:
-            elsewhere.append(row)
-        elif numel <= _MIDDLING:
-            middling.setdefault((part.dtype, numel), []).append(row)
-        else:
+        if numel <= MIXED or (numel <= _MIDDLING and part.is_cpu):
+            joined.append(row)
+        elif part.is_cpu:
             large.append(row)
-    squares[small] = squares[elsewhere] = 0.0
+        else:
+            elsewhere.append(row)
+    squares[joined] = squares[elsewhere] = 0.0
+    for batch in batches(parts, joined, _JOINED):
+        members = [parts[row] for row in batch]
+        lengths = [part.numel() for part in members]
+        squares[batch] = batch_square_sums(
+            _computed(flatten(members)).cpu().numpy().reshape(-1), lengths
+        )
     with np.errstate(all="ignore"):
-        for batch in batches(parts, small):
-            values, starts = _joined([parts[row] for row in batch])
-            values = values.astype(np.float64)
-            squares[batch] = np.add.reduceat(values * values, starts)
-        for (_, numel), rows in middling.items():
-            for begin in range(0, len(rows), _JOINED // numel):
-                batch = rows[begin : begin + _JOINED // numel]
-                flat = _computed(flatten([parts[row] for row in batch]))
-                squares[batch] = square_sums(flat.numpy().reshape(len(batch), -1))
         widener = Widener()
         for row in large:
             squares[row] = _large_square_sum(parts[row], widener)
@@ -119,23 +110,18 @@ def extremes(parts: Sequence[torch.Tensor]) -> tuple[Floats, Floats]:
     """Smallest and largest elements; nan where an element is NaN, and where `can_extremes` says no."""
     low, high = np.full(len(parts), np.nan), np.full(len(parts), np.nan)
     readable = [row for row, part in enumerate(parts) if can_extremes(part)]
-    small = [row for row in readable if parts[row].numel() <= _SMALL]
+    small = [row for row in readable if parts[row].numel() <= MIXED]
     for batch in batches(parts, small):
-        values, starts = _joined([parts[row] for row in batch])
+        members = [parts[row] for row in batch]
+        values = _computed(flatten(members)).cpu().numpy()
+        starts = starts_of([part.numel() for part in members])
         with np.errstate(invalid="ignore"):
             low[batch] = np.minimum.reduceat(values, starts)
             high[batch] = np.maximum.reduceat(values, starts)
     for row in readable:
-        if parts[row].numel() > _SMALL:
+        if parts[row].numel() > MIXED:
             low[row], high[row] = _extremes(parts[row])
     return low, high
-
-
-def _joined(parts: Sequence[torch.Tensor]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-    """Small parts of one dtype as one array, and where each begins; a complex element is two numbers."""
-    values = _computed(flatten(parts)).cpu().numpy().reshape(-1)
-    starts = starts_of([part.numel() for part in parts])
-    return values, starts * (2 if parts[0].is_complex() else 1)
 
 
 def _large_square_sum(part: torch.Tensor, widener: Widener) -> float:

@@ -14,8 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainvitals.batches import batches, flatten, starts_of
+from trainvitals.batches import MIXED, batches, flatten, starts_of
 from trainvitals.dtypes import READINGS, as_real
+from trainvitals.squares import batch_square_sums
+
+_UNDERFLOW = 1e-30
+"""Mean squares below this may have lost elements to float32, which ends at 1e-38."""
 
 Mask = npt.NDArray[np.bool_]
 """One bool an element of a cut."""
@@ -75,18 +79,12 @@ def nonzero(cuts: Sequence[torch.Tensor]) -> list[Mask]:
     for batch in batches(cuts, range(len(cuts))):
         values = _values(flatten([cuts[row] for row in batch]))
         nonzeros = _per_element(values != 0, cuts[batch[0]])
-        starts = starts_of([cuts[row].numel() for row in batch])
-        for row, start in zip(batch, starts.tolist(), strict=True):
-            masks[row] = nonzeros[start : start + cuts[row].numel()]
+        begin = 0
+        for row in batch:
+            end = begin + cuts[row].numel()
+            masks[row] = nonzeros[begin:end]
+            begin = end
     return masks
-
-
-def segment_squares(
-    values: npt.NDArray[np.float64], starts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Sums of squares by segments; what is not finite stays so, silently."""
-    with np.errstate(all="ignore"):
-        return np.add.reduceat(values * values, starts)
 
 
 def _compare_batch(
@@ -96,42 +94,50 @@ def _compare_batch(
     had_gradient: Sequence[Mask | None] | None,
     found: Differences,
 ) -> None:
-    lengths = [before[row].numel() for row in batch]
-    starts = starts_of(lengths)
-    old = flatten([before[row] for row in batch])
-    new = flatten([after[row] for row in batch])
+    olds, news = [before[row] for row in batch], [after[row] for row in batch]
+    lengths = [old.numel() for old in olds]
+    old, new = flatten(olds), flatten(news)
     differs = _bits(old) != _bits(new)
     changed = _per_element(differs, old)
     found.looked[batch] = lengths
-    found.changed[batch] = _counts(changed, starts, lengths)
-    found.square_sum[batch] = _squared_differences(
-        old, new, differs, _real_starts([before[row] for row in batch])
-    )
-    if had_gradient is not None:
-        masks = [_mask(had_gradient[row], before[row].numel()) for row in batch]
-        had = np.concatenate(masks)
-        found.with_gradient[batch] = _counts(had, starts, lengths)
+    found.changed[batch] = counts = _counts(changed, lengths)
+    found.square_sum[batch] = _squared_differences(old, new, differs, lengths, counts)
+    masks = [] if had_gradient is None else [had_gradient[row] for row in batch]
+    if any(mask is not None for mask in masks):
+        had = np.concatenate([_mask(*pair) for pair in zip(masks, lengths, strict=True)])
+        found.with_gradient[batch] = _counts(had, lengths)
         if not changed.all():
-            found.lost[batch] = _counts(had & ~changed, starts, lengths)
+            found.lost[batch] = _counts(had & ~changed, lengths)
 
 
-def _counts(
-    mask: Mask, starts: npt.NDArray[np.int64], lengths: list[int]
-) -> npt.NDArray[np.int64] | list[int]:
+def _counts(mask: Mask, lengths: list[int]) -> npt.NDArray[np.int64]:
     """How many are True in each segment. All of them, as a rule in float32: that is seen ten times as fast."""
-    return lengths if mask.all() else np.add.reduceat(mask, starts, dtype=np.int64)
+    if mask.all():
+        return np.array(lengths)
+    if lengths[0] > MIXED:
+        rows = mask.reshape(len(lengths), -1)
+        return np.array([np.count_nonzero(row) for row in rows])
+    return np.add.reduceat(mask, starts_of(lengths), dtype=np.int64)
 
 
 def _squared_differences(
-    old: torch.Tensor, new: torch.Tensor, differs: Mask, starts: npt.NDArray[np.int64]
+    old: torch.Tensor,
+    new: torch.Tensor,
+    differs: Mask,
+    lengths: list[int],
+    changed: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
+    # In float32 a difference is rounded once, to 6e-8 of itself; where squares leave its range, they are made in float64.
     with np.errstate(all="ignore"):
-        # In float32 a difference is rounded once, to 6e-8 of itself; squares and sums need float64's range.
-        difference = (_values(new) - _values(old)).astype(np.float64)
-    sums = segment_squares(difference, starts)
+        difference = _values(new) - _values(old)
+    sums = batch_square_sums(difference, lengths)
+    seen = (sums >= _UNDERFLOW * np.array(lengths)) & np.isfinite(sums)
+    if not (seen | (changed == 0) & (sums == 0)).all():
+        difference = difference.astype(np.float64)
+        sums = batch_square_sums(difference, lengths)
     if not np.isfinite(sums).all():
         difference[~differs] = 0.0  # inf - inf is no change
-        sums = segment_squares(difference, starts)
+        sums = batch_square_sums(difference, lengths)
     return sums
 
 
@@ -151,11 +157,6 @@ def _per_element(mask: Mask, tensor: torch.Tensor) -> Mask:
     if not tensor.is_complex():
         return mask
     return mask[0::2] | mask[1::2]
-
-
-def _real_starts(cuts: Sequence[torch.Tensor]) -> npt.NDArray[np.int64]:
-    width = 2 if cuts[0].is_complex() else 1
-    return starts_of([cut.numel() for cut in cuts]) * width
 
 
 def _mask(mask: Mask | None, length: int) -> Mask:

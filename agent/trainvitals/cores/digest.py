@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 
 from trainvitals.batches import batches, flatten, starts_of
-from trainvitals.cores.compare import segment_squares
 from trainvitals.cores.positions import CorePlan, mix
 from trainvitals.dtypes import READINGS, as_real
 from trainvitals.facts import SKETCH_SIZE, SKETCHES
+from trainvitals.squares import batch_square_sums
 
 _BINS = 1 << SKETCH_SIZE
 _SIGNS = 1.0 - 2.0 * ((np.arange(_BINS)[:, None] >> np.arange(SKETCH_SIZE)) & 1)
@@ -48,17 +48,18 @@ def digest_many(
     for batch in batches(cuts, fitting):
         flat = flatten([cuts[row] for row in batch])
         index = np.concatenate([plans[row].global_indices() for row in batch])
-        lengths = np.array([plans[row].count for row in batch])
+        lengths = [plans[row].count for row in batch]
         count[batch] = lengths
-        if flat.is_complex():
+        width = 2 if flat.is_complex() else 1
+        if width == 2:
             index = (index[:, None] * np.uint64(2) + np.arange(2, dtype=np.uint64)).ravel()
-            lengths = lengths * 2
-        starts = starts_of(lengths.tolist())
         hashes = mix(index)
         values = _real(flat)
-        digest[batch] = np.add.reduceat(mix(hashes ^ _bits(flat)), starts)
-        square_sum[batch] = segment_squares(values, starts)
+        square_sum[batch] = batch_square_sums(values, lengths)
+        lengths = [length * width for length in lengths]
         sketch[batch] = _sketch(values, hashes, lengths)
+        hashes ^= _bits(flat)
+        digest[batch] = np.add.reduceat(mix(hashes), starts_of(lengths))
     sketches = {name: np.ascontiguousarray(sketch[:, k]) for k, name in enumerate(SKETCHES)}
     return {"digest": digest, "count": count, "square_sum": square_sum, **sketches}
 
@@ -74,14 +75,14 @@ def _real(flat: torch.Tensor) -> npt.NDArray[np.float64]:
 
 
 def _sketch(
-    values: npt.NDArray[np.float64], hashes: npt.NDArray[np.uint64], lengths: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64], hashes: npt.NDArray[np.uint64], lengths: Sequence[int]
 ) -> npt.NDArray[np.float64]:
     """
     Signed sums [rows, SKETCH_SIZE]. Values with the same eight signs are summed first, in one pass over the elements
     instead of eight; the signs are applied to the 256 sums.
     """
     rows = len(lengths)
-    bins = (hashes & np.uint64(_BINS - 1)).astype(np.int64)
+    bins = (hashes & np.uint64(_BINS - 1)).view(np.int64)
     bins += np.repeat(np.arange(rows) * _BINS, lengths)
     sums = np.bincount(bins, weights=values, minlength=rows * _BINS).reshape(rows, _BINS)
     with np.errstate(all="ignore"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ MAX_ROWS = 1024
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 Indices = npt.NDArray[np.int64]
+_Index = TypeVar("_Index", np.int64, np.uint64)
 
 
 class CorePlan:
@@ -99,7 +101,7 @@ class CorePlan:
         if self.index is None:
             return _all_of(self.layout).astype(np.uint64)
         if self._kept is None:
-            return _elements(self._starts, self.run).astype(np.uint64)
+            return _elements(self._starts.view(np.uint64), self.run)
         run = self.total // len(self._starts)
         kept = np.unpackbits(self._kept, count=self.total).view(np.bool_)
         return _elements(self._starts, run)[kept].astype(np.uint64)
@@ -131,9 +133,13 @@ def plan_cores(fqn: str, layout: Layout, device: torch.device | str = "cpu") -> 
 
 def mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """splitmix64's finalizer (Steele, Lea, Flood 2014): every bit of a word moves every bit of the result."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = words ^ (words >> np.uint64(31))
+    mixed: npt.NDArray[np.uint64] = words >> np.uint64(30)
+    mixed ^= words
+    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    shifted = mixed >> np.uint64(27)
+    mixed ^= shifted
+    mixed *= np.uint64(0x94D049BB133111EB)
+    mixed ^= np.right_shift(mixed, np.uint64(31), out=shifted)
     return mixed
 
 
@@ -154,8 +160,10 @@ def core_starts(seed_text: str, shape: Sequence[int]) -> tuple[Indices, int]:
     return begins + drawn.astype(np.int64), run
 
 
-def _elements(starts: Indices, run: int) -> Indices:
-    return (starts[:, None] + np.arange(run)).ravel()
+def _elements(starts: npt.NDArray[_Index], run: int) -> npt.NDArray[_Index]:
+    within: npt.NDArray[_Index] = np.arange(run).astype(starts.dtype)
+    elements: npt.NDArray[_Index] = (starts[:, None] + within).ravel()
+    return elements
 
 
 def _inside(positions: Indices, layout: Layout) -> tuple[npt.NDArray[np.bool_], Indices]:

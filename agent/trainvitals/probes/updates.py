@@ -89,7 +89,10 @@ class Updates(Probe):
 
     def _dense_gradient(self, look: Look, index: int) -> torch.Tensor | None:
         """The local part of the gradient, if it lies as the parameter does."""
-        tensor, part = look.slots.tensor(index), look.slots.local(index)
+        same = look.slots.slots[index].unmoved()
+        tensor, part = same, same
+        if same is None:
+            tensor, part = look.slots.tensor(index), look.slots.local(index)
         gradient = None if tensor is None else gradient_of(tensor)
         if gradient is None or part is None or tensor is None or gradient.layout != part.layout:
             return None
