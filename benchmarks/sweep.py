@@ -39,18 +39,32 @@ memory as 64-bit integers, one thread), each measured right after such a pass. C
 A pass and the work on it are both limited by the memory, dispatch and arithmetic are not: the faster a machine's memory,
 the higher these ratios."""
 LIMITS = """\
-Where more is taken than asked, and what would take less:
+What the rows "bare" are: the calls of torch and numpy without which a look can't be had in plain Python, and nothing around
+them. They say how much of a ratio is the agent's, and how much no agent without compiled code gets rid of.
 
-* bfloat16. A float32 sum needs float32s: a shift and a mask unpack two neighbours into the cache, two dot products read
-  them there, and that is as much time again as the memory's. torch's own norm of bfloat16 tensors takes 1.2 passes and is
-  rounded to 8 bits, or 14 with `dtype=float32`. A kernel that widens in registers would take one pass.
-* Many small tensors. A pass over 10,000 elements is 2 us; to find the part, see that it can be read, and call one dot
-  product is 4. No torch operator takes a list of tensors and adds up their squares in float64: `_foreach_norm` calls one
-  kernel for each, in float32. One call over all pointers would do; an agent without compiled code has none.
-* Cores. 64 places of a tensor lie in as many pages, and each waits for the memory; the rest is a dozen calls a tensor. A
-  fused kernel would leave the waiting."""
+* Sweeps of many tensors. A pass over 10,000 float32 is 2 to 3 us; one call for each of them, be it `torch._foreach_norm`
+  (whose sums are float32's) or a dot product, is as much again. The agent copies them together, which costs about half a
+  pass, and calls per batch instead of per tensor; what its ratio is above the bare rows' goes into finding each tensor in
+  its module (a dozen places in memory) and seeing that it can be read. 1.3 passes would take one call over all pointers,
+  in float64: no torch operator is one.
+* bfloat16. A float32 sum needs float32s: made in 4 MB pieces ("made float32") and multiplied there (a third as much).
+  torch's own norm of bfloat16 tensors is rounded to 8 bits, its dot products are slower than this by far, and products
+  with a float32 result are not there on CPUs. A kernel that widens in registers would take one pass.
+* Cores. 64 places of a tensor lie in as many pages, and each waits for the memory: "cores copied" alone is most of what is
+  asked. Then the norms, and the comparison with the cores of the last look, which have to come from memory too: three
+  dozen calls a batch of 64k elements, and half a dozen Python objects a tensor. A fused kernel would leave the waiting.
+* Identity. "Again at once" is its cost with everything in the cache; what "identity" takes more is waiting for the memory,
+  for objects and code that the pass has thrown out: most of it on GPT-2, whose few slots share the code."""
 COMPARED = 6
 """What identity compares of a slot: object, pointer, dtype, device, shape, requires_grad."""
+AGAIN = "identity, again at once"
+"""The look that is taken twice, and timed the second time."""
+FLOORS = (
+    ("cores: norms, updates", "bare: cores copied"),
+    ("sweep", "bare: a dot product each"),
+    ("sweep", "bare: made float32"),
+)
+"""Looks, and the bare calls that are a part of them, or do the same."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,7 @@ def looks(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
         probe.before_step(subject.look(choice))
 
     yield "identity", lambda: after(Choice(identity=everyone), identity)
+    yield AGAIN, lambda: after(Choice(identity=everyone), identity)
     yield "identity, with a walk", lambda: after(Choice(identity=everyone, walk=True), identity)
     yield "cores: norms", lambda: after(Choice(cores=everyone), values)
     yield "cores: norms, updates", lambda: after(Choice(cores=everyone), values, updates)
@@ -153,17 +168,63 @@ def looks(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "norms of gradients", lambda: before(Choice(gradients=everyone), gradients)
 
 
+def floors(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
+    """By name: the calls without which a look can't be had in plain Python, and nothing around them."""
+    slots = subject.slots
+    owners = [slot.place.owner for slot in slots.slots]
+    keys = [slot.place.key for slot in slots.slots]
+    plans = [slots.plan(index) for index in range(len(slots))]
+    whole = [p for p, plan in zip(subject.model.parameters(), plans, strict=True) if plan.is_whole]
+    cut = [
+        (parameter, plan.index, (plan.numel - plan.run + 1, plan.run))
+        for parameter, plan in zip(subject.model.parameters(), plans, strict=True)
+        if plan.index is not None
+    ]
+    parts = [parameter.detach() for parameter in subject.model.parameters()]
+    room = torch.empty(1 << 20)
+
+    def find() -> None:
+        for owner, key in zip(owners, keys, strict=True):
+            owner[key].data_ptr()
+
+    def copy_cores() -> None:
+        for parameter in whole:
+            parameter.clone()
+        for parameter, index, shape in cut:
+            parameter.as_strided(shape, (1, 1)).index_select(0, index)
+
+    def multiply() -> None:
+        for part in parts:
+            array = part.numpy()
+            np.vdot(array, array)
+
+    def widen() -> None:
+        for part in parts:
+            for stretch in part.view(-1).split(len(room)):
+                room[: len(stretch)].copy_(stretch)
+
+    yield "bare: where the slots' tensors lie", find
+    yield "bare: cores copied", copy_cores
+    if subject.memory.dtype is torch.float32:
+        yield "bare: a dot product each", multiply
+        yield "bare: torch._foreach_norm", lambda: torch._foreach_norm(parts)
+    else:
+        yield "bare: made float32", widen
+
+
 @torch.no_grad()
 def measure(model: Model, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     """By look: ratios to a pass, and seconds a tensor; one of each a round. The first round is not counted."""
     subject = Subject(model)
     found: dict[str, tuple[list[float], list[float]]] = {}
-    taken = dict(looks(subject))
+    taken = {**dict(looks(subject)), **dict(floors(subject))}
     for number in range(rounds + 1):
         progress(f"{model.title}: round {number} of {rounds}")
         for name, look in taken.items():
             subject.move()
             one_pass = _cpu_seconds(subject.read)
+            if name == AGAIN:
+                look()
             seconds = _cpu_seconds(look)
             if number:
                 ratios, each = found.setdefault(name, ([], []))
@@ -195,8 +256,19 @@ def report(model: Model, found: dict[str, tuple[list[float], list[float]]]) -> s
         f"### {model.title}\n\n"
         f"{table(['look at all tensors', 'memory passes', 'us a tensor', 'asked: passes'], rows)}\n\n"
         f"Identity: {spread(checks, '.0f')} ns for each of the {COMPARED} things compared of a slot; asked: "
-        f"{model.check_ns:g}."
+        f"{model.check_ns:g}.\n\n{profile(found)}"
     )
+
+
+def profile(found: dict[str, tuple[list[float], list[float]]]) -> str:
+    """Where the time of the dearest looks goes."""
+    each = {name: float(np.median(seconds)) for name, (_, seconds) in found.items()}
+    waiting = 1 - each[AGAIN] / each["identity"]
+    shares = [f"{waiting:.0%} of identity waits for the memory"]
+    for name, floor in FLOORS:
+        if floor in each:
+            shares.append(f'{each[floor] / each[name]:.0%} of "{name}" is "{floor}"')
+    return f"Of this time {', '.join(shares)}."
 
 
 def main() -> int:

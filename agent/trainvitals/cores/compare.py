@@ -6,8 +6,9 @@ Thousands of small tensors are compared as a few long arrays, summed by segments
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from trainvitals.batches import MIXED, batches, flatten, starts_of
 from trainvitals.dtypes import READINGS, as_real
 from trainvitals.squares import batch_square_sums
 
+_DTYPE = attrgetter("dtype")
 _UNDERFLOW = 1e-30
 """Mean squares below this may have lost elements to float32, which ends at 1e-38."""
 
@@ -61,13 +63,8 @@ def compare(
         with_gradient=np.zeros(rows, np.int64),
         lost=np.zeros(rows, np.int64),
     )
-    alike = [
-        row
-        for row, (old, new) in enumerate(zip(before, after, strict=True))
-        if old.dtype is new.dtype
-        and old.numel() == new.numel()
-        and old.get_device() == new.get_device()
-    ]
+    kinds = zip(_kinds(before), _kinds(after), strict=True)
+    alike = [row for row, (old, new) in enumerate(kinds) if old == new]
     for batch in batches(before, alike):
         _compare_batch(batch, before, after, had_gradient, found)
     return found
@@ -108,6 +105,12 @@ def _compare_batch(
         found.with_gradient[batch] = _counts(had, lengths)
         if not changed.all():
             found.lost[batch] = _counts(had & ~changed, lengths)
+
+
+def _kinds(cuts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.dtype, int, int]]:
+    """What must be the same of two cuts. By calls from C: thousands of cuts are asked."""
+    numel, device = torch.Tensor.numel, torch.Tensor.get_device
+    return zip(map(_DTYPE, cuts), map(numel, cuts), map(device, cuts), strict=True)
 
 
 def _counts(mask: Mask, lengths: list[int]) -> npt.NDArray[np.int64]:

@@ -94,6 +94,8 @@ class _Ranged:
 
 def _report(look: Look, indices: Sequence[int]) -> None:
     there, parts = look.slots.parts(indices)
+    if not parts:
+        return
     exact_norms = norms(parts)
     read = were_read(parts, exact_norms)
     look.add(
