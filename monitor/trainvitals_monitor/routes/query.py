@@ -1,6 +1,9 @@
 """
 GET /api/v1/runs and below: what is known of runs.
 
+Each question takes one thread of the pool, and makes its answer's bytes there: every change of threads waits for the
+interpreter's lock, some milliseconds each while frames come in.
+
 A run's name may hold slashes: they stay as they are in the path, or are sent as %2F. Which names are allowed makes sure
 that no name can be taken for another page (see ingest.check_run_name).
 """
@@ -10,6 +13,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import Response
 
 from trainvitals.lock import Lock
 from trainvitals_monitor.findings import Severity, Status
@@ -18,6 +22,7 @@ from trainvitals_monitor.models import (
     ComparedOut,
     FindingOut,
     Findings,
+    Model,
     RunDetail,
     Runs,
     SeriesOut,
@@ -35,7 +40,8 @@ RunName = Annotated[str, Path(description="the run's name", min_length=1, max_le
 Step = Annotated[int, Query(ge=-1, le=1 << 53)]
 
 
-def _queries(request: Request) -> Queries:
+async def _queries(request: Request) -> Queries:
+    # A coroutine, for FastAPI would send a plain function to a thread of its own.
     monitor: Monitor = request.app.state.monitor
     return Queries(monitor)
 
@@ -43,15 +49,21 @@ def _queries(request: Request) -> Queries:
 Ask = Annotated[Queries, Depends(_queries)]
 
 
-@router.get("/runs", summary="All runs", responses=problems(400, 401, 503))
-def get_runs(ask: Ask) -> Runs:
+def _answer(said: Model) -> Response:
+    """As FastAPI would answer with it, but for a second validation on a second thread."""
+    return Response(said.model_dump_json(by_alias=True), media_type="application/json")
+
+
+@router.get("/runs", summary="All runs", response_model=Runs, responses=problems(400, 401, 503))
+def get_runs(ask: Ask) -> Response:
     """Runs that are in memory or in the store, last seen first."""
-    return Runs(runs=ask.runs())
+    return _answer(Runs(runs=ask.runs()))
 
 
 @router.get(
     "/runs/{run:path}/findings",
     summary="A run's findings",
+    response_model=Findings,
     responses=problems(400, 401, 404, 422, 503),
 )
 def get_findings(
@@ -59,15 +71,18 @@ def get_findings(
     run: RunName,
     status: Annotated[Status | None, Query(description="only these")] = None,
     severity: Annotated[Severity | None, Query(description="only these")] = None,
-) -> Findings:
+) -> Response:
     """Every finding that was ever opened, or those of one status or severity."""
     found = ask.findings(run, status, severity)
-    return Findings(findings=[FindingOut(**one.as_json(), muted=ask.muted(one)) for one in found])
+    return _answer(
+        Findings(findings=[FindingOut(**one.as_json(), muted=ask.muted(one)) for one in found])
+    )
 
 
 @router.get(
     "/runs/{run:path}/tensors",
     summary="A run's tensors",
+    response_model=Tensors,
     responses=problems(400, 401, 404, 422, 503),
 )
 def get_tensors(
@@ -76,13 +91,16 @@ def get_tensors(
     match: Annotated[str, Query(description="glob over FQNs", max_length=1000)] = "*",
     offset: Annotated[int, Query(ge=0, le=1 << 31)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Tensors:
+) -> Response:
     """One page of the tensors of the latest attempt, with the last value of each statistic."""
-    return ask.tensors(run, match, offset, limit)
+    return _answer(ask.tensors(run, match, offset, limit))
 
 
 @router.get(
-    "/runs/{run:path}/series", summary="A series", responses=problems(400, 401, 404, 422, 503)
+    "/runs/{run:path}/series",
+    summary="A series",
+    response_model=SeriesOut,
+    responses=problems(400, 401, 404, 422, 503),
 )
 def get_series(
     ask: Ask,
@@ -102,20 +120,22 @@ def get_series(
     points: Annotated[
         int, Query(description="at most; a longer series is thinned", ge=1, le=MAX_POINTS)
     ] = 2000,
-) -> SeriesOut:
+) -> Response:
     """One statistic of one tensor, or one logged scalar, at the steps where it was looked at."""
     if bool(tensor) == bool(scalar):
         raise Refusal("invalid-query", "give tensor= (and stat=), or scalar=")
-    return ask.series(
-        SeriesAsked(
-            run=run,
-            kind="tensor" if tensor else "scalar",
-            name=tensor or scalar,
-            stat=stat if tensor else "value",
-            attempt=attempt,
-            first=first,
-            last=last,
-            points=points,
+    return _answer(
+        ask.series(
+            SeriesAsked(
+                run=run,
+                kind="tensor" if tensor else "scalar",
+                name=tensor or scalar,
+                stat=stat if tensor else "value",
+                attempt=attempt,
+                first=first,
+                last=last,
+                points=points,
+            )
         )
     )
 
@@ -123,6 +143,7 @@ def get_series(
 @router.get(
     "/runs/{run:path}/worst",
     summary="The largest values now",
+    response_model=Worst,
     responses=problems(400, 401, 404, 422, 503),
 )
 def get_worst(
@@ -132,9 +153,9 @@ def get_worst(
         str, Query(description="a statistic of facts, such as norm", max_length=100)
     ] = "norm",
     count: Annotated[int, Query(ge=1, le=1000)] = 10,
-) -> Worst:
+) -> Response:
     """Tensors of the latest attempt with the largest last value of a statistic, NaN first."""
-    return ask.worst(run, stat, count)
+    return _answer(ask.worst(run, stat, count))
 
 
 @router.get(
@@ -163,7 +184,12 @@ def get_comparison(
     return ask.compared(run, reference)
 
 
-@router.get("/runs/{run:path}", summary="One run", responses=problems(400, 401, 404, 422, 503))
-def get_run(ask: Ask, run: RunName) -> RunDetail:
+@router.get(
+    "/runs/{run:path}",
+    summary="One run",
+    response_model=RunDetail,
+    responses=problems(400, 401, 404, 422, 503),
+)
+def get_run(ask: Ask, run: RunName) -> Response:
     """One run: where it is, its attempts, what was covered."""
-    return ask.run(run)
+    return _answer(ask.run(run))
