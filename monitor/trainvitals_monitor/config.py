@@ -29,7 +29,8 @@ class Limits:
 
     `body_bytes`: one request's body. `queue_bytes`, `queue_frames`: what may wait for the writer. `tensors`: per rank
     of an attempt. `ranks`: world size. `span_steps`: first to last step in one frame, and ahead of its
-    `complete_through`. `scalars`: names per frame. `runs`: stored runs. `live_runs`: runs kept in memory.
+    `complete_through`. `scalars`: names per frame. `runs`: stored runs. `live_runs`: runs kept in memory
+    that don't send; those that do are as long as all take no more than `live_bytes`.
     """
 
     body_bytes: int = MAX_FRAME_BYTES
@@ -41,6 +42,7 @@ class Limits:
     scalars: int = 256
     runs: int = 10_000
     live_runs: int = 32
+    live_bytes: int = 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ from trainvitals_monitor.refusal import Refusal
 from trainvitals_monitor.store import Store
 
 _LOG = logging.getLogger("trainvitals.monitor")
+SENDING_S = 60.0
+"""A run that sends does so every few seconds, steps or not."""
 _RELOADED = 8
 """Runs that are read back at a start; others are when they are asked for."""
 
@@ -93,11 +95,26 @@ class Roster:
             _LOG.info("run %r read back in %.2f s", row["name"], time.perf_counter() - started)
 
     def evict(self) -> None:
-        """Let go of those used longest ago, beyond the limit. The writer's thread, after a commit."""
+        """
+        Let go of those used longest ago: beyond the limit of those that don't send, for the others would be read back with
+        their next frame; and of these too where memory is short. The writer's thread, after a commit.
+        """
+        limits = self._config.limits
         with self._lock:
-            while len(self._runs) > self._config.limits.live_runs:
-                _, live = self._runs.popitem(last=False)
-                self.settle([live])
+            if len(self._runs) <= limits.live_runs:
+                return
+            silent = [live for live in self._runs.values() if not _sends(live)]
+            leaving = silent[: max(0, len(silent) - limits.live_runs)]
+            staying = silent[len(leaving) :] + [one for one in self._runs.values() if _sends(one)]
+            room = limits.live_bytes - sum(one.engine.history.num_bytes for one in staying)
+            for live in staying[: -limits.live_runs]:
+                if room < 0:
+                    room += live.engine.history.num_bytes
+                    leaving.append(live)
+            for live in leaving:
+                del self._runs[live.name]
+            if leaving:
+                self.settle(leaving)
 
     def settle(self, runs: Iterable[LiveRun]) -> None:
         """Runs are about to leave memory: what readers are told of them without reading them back."""
@@ -134,3 +151,10 @@ class Roster:
         limit = self._config.limits.runs
         if self._store.count_runs() >= limit:
             raise Refusal("over-limit", f"{limit} runs are stored; {name!r} would be one more")
+
+
+def _sends(live: LiveRun) -> bool:
+    """Whether a frame of it came of late, and none said that it ends."""
+    if live.heard_at is None or live.closed_at is not None:
+        return False
+    return time.monotonic() - live.heard_at < SENDING_S

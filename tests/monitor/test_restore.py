@@ -15,7 +15,7 @@ from tests.monitor.raw_frames import frame
 from tests.monitor.runs import faulty, healthy
 from tests.monitor.serving import serving
 from tests.monitor.stream import Stream
-from trainvitals_monitor import forgetting
+from trainvitals_monitor import forgetting, roster
 from trainvitals_monitor.config import Config, Limits
 from trainvitals_monitor.history.lasting import lasting_of
 from trainvitals_monitor.history.left import left_by
@@ -212,7 +212,8 @@ def test_an_attempt_that_left_memory_is_read_step_by_step(tmp_path: Path) -> Non
 
 def test_runs_beyond_those_in_memory_are_read_back_when_asked_for(tmp_path: Path) -> None:
     """With room for two, four runs all answer, and go on."""
-    with serving(Config(store=str(tmp_path), limits=Limits(live_runs=2))) as http:
+    limits = Limits(live_runs=2, live_bytes=0)
+    with serving(Config(store=str(tmp_path), limits=limits)) as http:
         for name in "abcd":
             http.push_all(healthy(5, run=name).frames)
         assert len(http.monitor.roster.all()) == 2
@@ -221,6 +222,34 @@ def test_runs_beyond_those_in_memory_are_read_back_when_asked_for(tmp_path: Path
         http.push_all(healthy(7, run="a").frames[5:])
         assert http.get_json("/api/v1/runs/a")["step"] == 7
         assert http.get_json("/api/v1/runs/b/series", tensor="w")["steps"] == [1, 2, 3, 4, 5]
+
+
+def test_runs_that_send_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory is short those that don't leave first, then those used longest ago; what is silent goes by number."""
+    limits = Limits(live_runs=2, live_bytes=7 << 20)
+    with serving(Config(store=str(tmp_path), limits=limits)) as http:
+        runs = http.monitor.roster
+
+        def push(name: str, *, closed: bool = False) -> None:
+            stream = healthy(3, run=name)
+            if closed:
+                stream.close()
+            http.push_all(stream.frames)
+
+        for name in "abcdef":
+            push(name, closed=name == "b")
+        lives = runs.all()
+        assert [live.name for live in lives] == list("abcdef")
+        push("g")
+        assert [live.name for live in runs.all()] == list("acdefg")
+        push("h")
+        assert [live.name for live in runs.all()] == list("cdefgh")
+        assert runs.all()[:4] == lives[2:]
+        assert sum(one.engine.history.num_bytes for one in runs.all()) <= limits.live_bytes
+        monkeypatch.setattr(roster, "SENDING_S", -1.0)
+        push("i")
+        assert [live.name for live in runs.all()] == ["h", "i"]
+        assert {one["run"] for one in http.get_json("/api/v1/runs")["runs"]} == set("abcdefghi")
 
 
 def test_a_closing_monitor_takes_nothing_more(tmp_path: Path) -> None:

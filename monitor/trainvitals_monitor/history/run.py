@@ -14,6 +14,10 @@ from trainvitals_monitor.history.reference import Reference
 
 KEPT_ATTEMPTS = 2
 """Attempts whose windows are kept in memory: the latest ones."""
+_ATTEMPT_BYTES = 1 << 20
+_TENSOR_BYTES = 1024
+_PART_BYTES = 512
+"""As measured, beside the window; a part is what one rank says of a tensor."""
 
 
 class RunHistory:
@@ -48,6 +52,17 @@ class RunHistory:
     def attempts(self) -> list[AttemptHistory]:
         """The attempts that are kept, oldest first."""
         return sorted(self._attempts.values(), key=lambda one: (one.started_at, one.key))
+
+    @property
+    def num_bytes(self) -> int:
+        """About what the run takes in memory."""
+        return sum(
+            _ATTEMPT_BYTES
+            + one.window.num_bytes
+            + _TENSOR_BYTES * len(one.tensors)
+            + _PART_BYTES * sum(len(rank.infos) for rank in one.ranks.values())
+            for one in self._attempts.values()
+        )
 
     @property
     def current(self) -> AttemptHistory | None:

@@ -55,6 +55,11 @@ class Window:
         return self._length
 
     @property
+    def num_bytes(self) -> int:
+        """What the rows take; the last looks at each tensor are little beside them."""
+        return self._capacity * self._num_tensors * (8 * len(self._values) + len(self._seen))
+
+    @property
     def stats(self) -> list[str]:
         """Statistics that came at least once."""
         return list(self._values)
