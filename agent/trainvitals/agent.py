@@ -38,6 +38,7 @@ from trainvitals.probes.loss import Log
 from trainvitals.probes.probe import Probe
 from trainvitals.progress import Progress
 from trainvitals.record import Record
+from trainvitals.rhythm import share_of
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.rounds import Rounds
 from trainvitals.sender import Sender
@@ -111,7 +112,12 @@ class Agent:
             self._budget.plan,
         )
         self._sender = Sender(
-            self.settings, self._record, self._letterhead.header, self._answers.take, self._on_poll
+            self.settings,
+            self._record,
+            self._letterhead.header,
+            self._answers.take,
+            self._on_poll,
+            share_of(self.attempt, self.world.rank),
         )
         self._guard.meter.own_threads = lambda: self._sender.cpu_seconds
         self._attachment = Attachment(self._slots, self.close, self._become_a_copy)

@@ -32,6 +32,7 @@ from trainvitals.errors import BadFrame
 from trainvitals.frame import Frame, Header, encode
 from trainvitals.paging import Page, pages
 from trainvitals.record import Record
+from trainvitals.rhythm import Rhythm
 from trainvitals.settings import Settings
 from trainvitals.speech import LOGGER
 from trainvitals.spool import safe_name
@@ -71,11 +72,14 @@ class Sender:
         make_header: MakeHeader,
         on_reply: OnReply,
         on_poll: OnPoll = lambda: None,
+        share: float = 1.0,
     ) -> None:
+        """`share`: where in each interval frames are due (see rhythm.py)."""
         self._settings = settings
         self._record = record
         self._make_header = make_header
         self._on_poll = on_poll
+        self._rhythm = Rhythm(settings.interval_s, share)
         self._delivery = Delivery(settings, on_reply)
         # A SimpleQueue's methods may be called by a signal handler that has interrupted them.
         self._requests: SimpleQueue[_Request] = SimpleQueue()
@@ -92,6 +96,7 @@ class Sender:
     def start(self) -> None:
         """Begin to send. Called on the trainer's thread."""
         self._made_at = time.monotonic()
+        self._rhythm.begin(self._made_at)
         self._thread.start()
         self._termination.install()
 
@@ -201,13 +206,13 @@ class Sender:
         return self._frame_is_due() or not self._requests.empty()
 
     def _frame_is_due(self) -> bool:
-        since = time.monotonic() - self._made_at
-        waiting = self._record.waiting_bytes
+        now, waiting = time.monotonic(), self._record.waiting_bytes
         much = min(_MUCH_BYTES, self._settings.queue_bytes // 4)
-        if waiting and (since >= self._settings.interval_s or waiting >= much):
+        if waiting and (self._rhythm.has_come(self._made_at, now) or waiting >= much):
             return True
         # A heartbeat says that we are alive now: none is put behind frames that cannot be sent.
-        return since >= self._settings.heartbeat_s and not self._delivery.num_waiting
+        silent_s = now - self._made_at
+        return silent_s >= self._settings.heartbeat_s and not self._delivery.num_waiting
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

@@ -1,0 +1,43 @@
+"""
+When a rank's frames are due: once an interval, each rank at an instant of its own, so that a thousand don't come at once.
+
+Ranks attach together and end their steps together. Were a frame due so long after the one before, or when facts come, all
+of them would be sent at the same moment for the rest of the training.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""Multiples of it, modulo 1, lie evenly in 0..1 however many there are (Knuth, TAOCP 3, 6.4, theorem S)."""
+
+
+def share_of(attempt: str, rank: int) -> float:
+    """Where in the interval this rank's instant lies, in (0, 1]: evenly over the ranks, elsewhere for another attempt."""
+    return 1.0 - (zlib.crc32(attempt.encode()) / 2**32 + rank * _GOLDEN) % 1.0
+
+
+class Rhythm:
+    """
+    Instants at `share`, 1 + `share`, ... intervals after the beginning. Times are time.monotonic()'s, in seconds.
+
+    What was recorded waits for the next one: an interval at most, half of one on average.
+    """
+
+    def __init__(self, interval_s: float, share: float = 1.0) -> None:
+        self._interval_s = interval_s
+        self._share = share
+        self._begun_at = 0.0
+
+    def begin(self, now: float) -> None:
+        """From now on; the beginning itself is no instant."""
+        self._begun_at = now
+
+    def has_come(self, since: float, now: float) -> bool:
+        """Whether there was an instant after `since` and up to now."""
+        return self._passed(now) > self._passed(since)
+
+    def _passed(self, at: float) -> int:
+        return math.floor((at - self._begun_at) / self._interval_s - self._share) + 1
