@@ -19,12 +19,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from trainvitals.announcing import Announcer
 from trainvitals.answers import Answers, OnFinding
 from trainvitals.attached import ATTACHED, Attachment
 from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
 from trainvitals.attempts import Attempts
 from trainvitals.budget import Budget
-from trainvitals.clock import Clock, steppers
+from trainvitals.clock import Clock
 from trainvitals.contract import Contract
 from trainvitals.coverage import no_coverage
 from trainvitals.guard import Guard
@@ -39,12 +40,10 @@ from trainvitals.probes.probe import Probe
 from trainvitals.progress import Progress
 from trainvitals.record import Record
 from trainvitals.rhythm import share_of
-from trainvitals.roles import WATCHED, role_of
 from trainvitals.rounds import Rounds
 from trainvitals.sender import Sender
 from trainvitals.settings import Settings
 from trainvitals.slots import SlotTable
-from trainvitals.speech import attach_line, say, summary_line
 from trainvitals.swaps import SWAPS
 
 
@@ -72,7 +71,7 @@ class Agent:
         self.attempt = attempt_key(self.settings, self.run)
         base = step or last_step(self.run, settings.monitor) or 0
         self._progress = Progress.at(base)
-        self._models = [type(model).__name__ for model in models]
+        self._announcer = Announcer(self.settings, self.world, models)
         self._limits_at_attach = limits_of_models(models)
         self._record = Record(settings.queue_bytes)
         self._guard = Guard(self._record, self._steps_done)
@@ -141,10 +140,7 @@ class Agent:
         self._guard.call("checkpoint", self._checkpoints.start)
         self._clock.start()
         self._guard.call("sender", self._sender.start)
-        if not self.settings.quiet and self.world.rank == 0:
-            say(self._attach_line(optimizers))
-            for limit in self._limits_at_attach:
-                say(limit)
+        self._announcer.attached(self._slots, optimizers, self._limits_at_attach)
 
     def close(self) -> None:
         """
@@ -176,9 +172,7 @@ class Agent:
             self._guard.call("findings", self._answers.tell, False)
             self._report = self.coverage()
             self._slots.drop()
-            if not self.settings.quiet and self.world.rank == 0:
-                folder = self.settings.monitor if self.settings.to_folder else ""
-                say(summary_line(self.run, self._report, folder))
+            self._announcer.closed(self._report)
 
     def _become_a_copy(self) -> None:
         """In a forked child, where it is silent: whoever closed it in the parent does not do so here."""
@@ -309,22 +303,6 @@ class Agent:
         remember_step(self.run, self.settings.monitor, self._progress.step)
         # Where nobody trains any more, nobody is there to be raised at.
         self._guard.call("findings", self._answers.tell, not self._is_leaving)
-
-    def _attach_line(self, optimizers: Sequence[Optimizer]) -> str:
-        watched = sum(role_of(self._slots.fqn(i)) in WATCHED for i in range(len(self._slots)))
-        return attach_line(
-            run=self.run,
-            models=self._models,
-            num_tensors=len(self._slots),
-            num_watched=watched,
-            optimizers=[
-                type(each).__name__ for optimizer in optimizers for each in steppers(optimizer)
-            ],
-            num_ranks=self.world.world_size,
-            target=self.settings.monitor,
-            to_folder=self.settings.to_folder,
-            budget=self.settings.budget,
-        )
 
 
 def _refuse_step() -> None:
