@@ -96,8 +96,8 @@ FITS: dict[str, tuple[str, ...]] = {
     ),
     "divergence": ("replica-divergence",),
     "dtype": ("contract-broken", "dtype-changed", "updates-lost", "buffer-stuck", "counter-stuck"),
-    "inputs": ("batch-repeated", "replicas-fed-same-batch"),
-    "same_data": ("batch-repeated", "replicas-fed-same-batch"),
+    "inputs": ("batch-repeated", "replicas-fed-same-batch", "workers-fed-same-data"),
+    "same_data": ("batch-repeated", "replicas-fed-same-batch", "workers-fed-same-data"),
     "ema": (
         "buffer-stuck",
         "batch-norm-frozen",

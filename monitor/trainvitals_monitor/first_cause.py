@@ -177,6 +177,7 @@ EXPLAINS_NOTHING = frozenset(
         "replica-divergence",
         "replicas-fed-same-batch",
         "schedule-overrun",
+        "workers-fed-same-data",
         # Told of by what they are, and not by why.
         "lora-b-stuck",
         "loss-at-chance",

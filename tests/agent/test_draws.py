@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from tests.agent.rig import Rig
@@ -98,3 +98,28 @@ def test_other_batches_do_not_count(trainer: _Trainer) -> None:
     for draw in draws:
         assert trainer.repeats(draw, steps=4) == []
     assert max(trainer.repeats(lambda: next(iter(shuffled)), steps=12), default=0) < 8
+
+
+class _Shared(IterableDataset[torch.Tensor]):
+    """Its workers split it, give all of it, or all give one sample."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        worker = get_worker_info()
+        first, by = (worker.id, worker.num_workers) if self._kind == "split" and worker else (0, 1)
+        return (torch.full((3,), 0.0 if self._kind == "one" else i) for i in range(first, 40, by))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(("kind", "alike"), [("all", 8), ("split", 0), ("one", 1)])
+def test_what_workers_give_is_compared(trainer: _Trainer, kind: str, alike: int) -> None:
+    """Round by round, once an iteration; the round in which we began to listen is left out."""
+    batches = iter(DataLoader(_Shared(kind), batch_size=None, num_workers=2))
+    for _ in range(20):
+        next(batches)
+        trainer.rig.round(trainer.optimizer)
+    (row,) = trainer.rig.table("worker_rounds")
+    found = {name: int(row[name][-1]) for name in ("workers", "rounds", "alike")}
+    assert found == {"workers": 2, "rounds": 8, "alike": alike}

@@ -32,6 +32,9 @@ FOUND = {
     "201": ("wrong-from-initialisation", 0),
     "206": ("frozen-parameter-moved", 0),
     "207": ("tensor-unregistered", 0),
+    "217": ("learning-rate-zero", 0),
+    "225": ("base-weights-moved", 20),
+    "227": ("workers-fed-same-data", 17),
 }
 """What some cases are there for: the detector that finds each, and the first step it names. The benchmark has all."""
 

@@ -139,6 +139,7 @@ class Stream:
         self._waiting: list[tuple[int | None, Event]] = []
         self._inputs: list[tuple[int, dict[str, int]]] = []
         self._draws: list[tuple[int, dict[str, int]]] = []
+        self._workers: list[tuple[int, dict[str, int]]] = []
         self._closed = False
 
     @property
@@ -213,6 +214,8 @@ class Stream:
                     self._rows(rank, "inputs", step=self.now, **row)
                 for row in [row for where, row in self._draws if where == rank]:
                     self._rows(rank, "draws", step=self.now, **row)
+                for row in [row for where, row in self._workers if where == rank]:
+                    self._rows(rank, "worker_rounds", step=self.now, **row)
                 self._ranks[rank].events += [
                     event for where, event in self._waiting if where in (None, rank)
                 ]
@@ -220,6 +223,7 @@ class Stream:
                 if lr is not None:
                     self._rates(rank, lr, weight_decay)
             self._waiting, self._inputs, self._draws, events = [], [], [], []
+            self._workers = []
             self.log(**logged)
         return self.now
 
@@ -288,6 +292,11 @@ class Stream:
         """The batches of the next step are again those of the one before, `repeats` times in a row so far."""
         row = {"repeats": repeats, "drawn": drawn, "batches": batches}
         self._draws.extend((rank, row) for rank in self._ranks)
+
+    def workers(self, alike: int, *, rounds: int = 8, workers: int = 2) -> None:
+        """The next step is told what a loader's workers gave: in so many rounds one and the same batch."""
+        row = {"workers": workers, "rounds": rounds, "alike": alike}
+        self._workers.extend((rank, row) for rank in self._ranks)
 
     def inputs(
         self,

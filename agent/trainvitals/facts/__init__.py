@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from trainvitals.facts.beginning import BEGINNING, ROWS
 from trainvitals.facts.codebooks import CODE_LOOKS, CODES
-from trainvitals.facts.inputs import DRAWS
+from trainvitals.facts.inputs import DRAWS, WORKER_ROUNDS
 from trainvitals.facts.ranks import GRADIENT_REPLICAS, INPUTS, REPLICAS
 from trainvitals.facts.routing import BALANCING, EXPERT_LOADS, FEEDING, LOAD_LOOKS, ROUTING
 from trainvitals.facts.run import BACKWARD_SCALAR, GROUPS, MANIFEST, SCALARS, STEPS
@@ -61,6 +61,7 @@ TABLES: tuple[Table, ...] = (
     STEPS,
     INPUTS,
     DRAWS,
+    WORKER_ROUNDS,
 )
 TABLE_BY_NAME = {table.name: table for table in TABLES}
 
@@ -113,6 +114,7 @@ __all__ = [
     "TENSOR_TABLES",
     "UPDATES",
     "VALUES",
+    "WORKER_ROUNDS",
     "Column",
     "Merge",
     "Table",

@@ -1,5 +1,5 @@
 """
-Whether a DataLoader is begun anew for every step, and gives the same batches each time.
+Whether a DataLoader is begun anew for every step, and gives the same batches each time; and whether its workers do.
 
 Touches the `__next__` of torch's DataLoader iterators while any agent looks: whatever calls it calls ours, which calls
 it. Batches, their order and all random numbers stay as they are.
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trainvitals.batch_digest import digest_of
+from trainvitals.doubled import Doubled
 from trainvitals.patches import SharedPatch
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.record import Record
@@ -48,6 +49,7 @@ class Draws(Probe):
         self._repeats = 0
         self._rested_through = -1
         self._rested: list[_Row] = []
+        self._doubled = Doubled()
 
     def before_step(self, look: Look) -> None:
         """Begin to listen."""
@@ -57,6 +59,10 @@ class Draws(Probe):
     def after_step(self, look: Look) -> None:
         """A row for the batches since the step before, if they are those of the step before it."""
         _tell(look.record, self._rows(look.step))
+        compared = self._doubled.take()
+        if compared is not None:
+            columns = {name: [value] for name, value in compared._asdict().items()}
+            look.record.add("worker_rounds", step=[look.step], **columns)
 
     def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
         """The same, for later: a rest would make one step of many."""
@@ -95,6 +101,7 @@ class Draws(Probe):
 
     def _note(self, iterator: _BaseDataLoaderIter, batch: Any) -> None:
         self._drawn += 1
+        self._doubled.note(iterator, batch)
         if not self._is_anew:
             return
         if iterator._num_yielded == 1:

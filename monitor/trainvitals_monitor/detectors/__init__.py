@@ -71,6 +71,7 @@ from trainvitals_monitor.detectors.units_alike import UnitsAlike
 from trainvitals_monitor.detectors.update_ratio_out_of_range import UpdateRatioOutOfRange
 from trainvitals_monitor.detectors.updates_lost import UpdatesLost
 from trainvitals_monitor.detectors.weights_overwritten import WeightsOverwritten
+from trainvitals_monitor.detectors.workers_fed_same_data import WorkersFedSameData
 from trainvitals_monitor.detectors.wrong_from_initialisation import WrongFromInitialisation
 
 DETECTORS: tuple[type[Detector], ...] = (
@@ -94,6 +95,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     ReplicaDivergence,
     ReplicasFedSameBatch,
     BatchRepeated,
+    WorkersFedSameData,
     OptimizerHoldsDeadParameter,
     ParameterNotInOptimizer,
     TensorUnregistered,

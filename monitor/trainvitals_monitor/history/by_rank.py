@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.facts import DRAWS, INPUTS, STEPS, Table
+from trainvitals.facts import DRAWS, INPUTS, STEPS, WORKER_ROUNDS, Table
 
 KEPT_STEPS = 256
-TABLES: tuple[Table, ...] = (STEPS, INPUTS, DRAWS)
+TABLES: tuple[Table, ...] = (STEPS, INPUTS, DRAWS, WORKER_ROUNDS)
 
 _TABLE_OF = {column.name: table for table in TABLES for column in table.columns}
 _DTYPE_OF = {column.name: np.dtype(column.dtype) for table in TABLES for column in table.columns}

@@ -193,7 +193,7 @@ class View:
 
     def by_rank(self, column: str, length: int) -> tuple[IntArray, npt.NDArray[Any], BoolArray]:
         """
-        A column of facts.STEPS, INPUTS or DRAWS at the last judged steps: steps [k], oldest first, values [k, ranks],
+        A column of facts.STEPS, INPUTS, DRAWS or WORKER_ROUNDS at the last judged steps: steps [k], oldest first, values [k, ranks],
         and whether the rank said anything of that table, [k, ranks].
         """
         return self._attempt.by_rank.last(column, length)

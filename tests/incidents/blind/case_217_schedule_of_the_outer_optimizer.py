@@ -1,6 +1,8 @@
 """A wrapper takes over the inner optimizer's groups by reference.  Loading a state dict into the inner one, as a launcher does to
 move the state to its device, gives it new groups: the schedule warms up those of the wrapper, and the inner one stays at 0."""
 
+import warnings
+
 from common import *
 
 META = dict(
@@ -52,7 +54,9 @@ def build(healthy, rank=0, world_size=1):
         outer.zero_grad()
         loss.backward()
         outer.step()
-        warm_up.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warm_up.step()
         return loss.item()
 
     return Run(model, outer, step, extra={"inner": inner})

@@ -44,5 +44,5 @@ def build(healthy, rank=0, world_size=1):
 
 
 def evidence(run):
-    a, p = run.model["average"].output.weight, run.model["net"].output.weight
+    a, p = (run.model[name].output.weight.detach() for name in ("average", "net"))
     return float((a - p).norm() / p.norm()) > 0.5

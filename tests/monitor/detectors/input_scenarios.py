@@ -1,5 +1,5 @@
 """
-Runs for batch-repeated.
+Runs for batch-repeated and workers-fed-same-data.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream
 from trainvitals_monitor.detectors.batch_repeated import BatchRepeated
+from trainvitals_monitor.detectors.workers_fed_same_data import WorkersFedSameData
 from trainvitals_monitor.findings import Severity
 
 SCENARIOS = Scenarios()
@@ -35,3 +36,29 @@ def first_batch_for_ever() -> Stream:
 def five_steps_on_a_batch() -> Stream:
     """Again and again."""
     return _run([0, 1, 2, 3, 4] * 8)
+
+
+def _drawn(alike: int) -> Stream:
+    """Eight rounds of two workers; in so many both gave the same batch."""
+    stream = _run([0] * 16)
+    stream.workers(alike)
+    stream.step(values={"*": 1.0}, lr=1e-3)
+    return stream
+
+
+@SCENARIOS.fires(WorkersFedSameData, Severity.WARNING, first_step=17, says="comes 2 times")
+def stream_that_is_not_split() -> Stream:
+    """Each worker gives all of it."""
+    return _drawn(8)
+
+
+@SCENARIOS.silent(WorkersFedSameData)
+def stream_of_few_samples() -> Stream:
+    """Two workers give the same now and then."""
+    return _drawn(3)
+
+
+@SCENARIOS.silent(WorkersFedSameData)
+def made_up_data() -> Stream:
+    """A speed test: all batches are one, which counts as other than the one before once."""
+    return _drawn(1)
