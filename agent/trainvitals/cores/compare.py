@@ -20,6 +20,8 @@ from trainvitals.dtypes import READINGS, as_real
 from trainvitals.squares import batch_square_sums
 
 _DTYPE = attrgetter("dtype")
+_COMPARED = 1 << 17
+"""Elements that are compared at a time: of fewer, calls are what costs."""
 _UNDERFLOW = 1e-30
 """Mean squares below this may have lost elements to float32, which ends at 1e-38."""
 
@@ -65,7 +67,7 @@ def compare(
     )
     kinds = zip(_kinds(before), _kinds(after), strict=True)
     alike = [row for row, (old, new) in enumerate(kinds) if old == new]
-    for batch in batches(before, alike):
+    for batch in batches(before, alike, _COMPARED):
         _compare_batch(batch, before, after, had_gradient, found)
     return found
 
