@@ -128,7 +128,7 @@ def _large_square_sum(part: torch.Tensor, widener: Widener) -> float:
     """Of a part in the host's memory."""
     memory = _in_memory_order(part)
     if not memory.is_contiguous():  # what needs a copy is copied piece by piece
-        return sum(widener.square_sum(piece) for piece in _pieces(part))
+        return sum(float(square_sums(piece.reshape(1, -1).numpy())[0]) for piece in _pieces(part))
     flat = memory.detach().view(-1)
     if part.dtype in _BY_BLAS:
         return float(square_sums(flat.numpy()[None])[0])

@@ -329,6 +329,20 @@ def test_tiny_updates_are_measured() -> None:
     assert compare([before], [before + 1e30]).square_sum[0] == pytest.approx(1e61)
 
 
+def test_neighbours_make_no_difference() -> None:
+    """A tensor's square sum is the same to the bit beside one that has a NaN or a tiny update, and alone."""
+    before = [torch.randn(5000) for _ in range(3)]
+    after = [tensor + 0.01 for tensor in before]
+    alone = compare(before[:1], after[:1]).square_sum[0]
+    after[1][7] = float("nan")
+    after[2] = before[2] + 0.0
+    before[2][3], after[2][3] = 0.0, 1e-30
+    found = compare(before, after).square_sum
+    assert found[0] == alone
+    assert math.isnan(found[1])
+    assert found[2] == pytest.approx(1e-60, rel=1e-6, abs=0)
+
+
 def test_lost_updates() -> None:
     """`lost`: had a gradient and did not change. A tensor without a gradient loses nothing."""
     before = torch.tensor([1.0, 2.0, 3.0, 4.0])

@@ -132,17 +132,18 @@ def _squared_differences(
     lengths: list[int],
     changed: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    # In float32 a difference is rounded once, to 6e-8 of itself; where squares leave its range, they are made in float64.
+    # In float32 a difference is rounded once, to 6e-8 of itself.
     with np.errstate(all="ignore"):
         difference = _values(new) - _values(old)
     sums = batch_square_sums(difference, lengths)
-    seen = (sums >= _UNDERFLOW * np.array(lengths)) & np.isfinite(sums)
-    if not (seen | (changed == 0) & (sums == 0)).all():
-        difference = difference.astype(np.float64)
-        sums = batch_square_sums(difference, lengths)
-    if not np.isfinite(sums).all():
-        difference[~differs] = 0.0  # inf - inf is no change
-        sums = batch_square_sums(difference, lengths)
+    fits = (sums >= _UNDERFLOW * np.array(lengths)) & np.isfinite(sums)
+    odd = ~(fits | (changed == 0) & (sums == 0))
+    if (
+        odd.any()
+    ):  # squares leave float32's range, or elements are not finite: inf - inf is no change
+        wide = difference.astype(np.float64)
+        wide[~differs] = 0.0
+        sums[odd] = batch_square_sums(wide, lengths)[odd]
     return sums
 
 
