@@ -24,6 +24,7 @@ Piece = tuple[IntArray, IntArray, Mapping[str, npt.NDArray[Any]]]
 """Rows of one rank: what each is about (a tensor, an entry), which part of it (-1: no say), and the columns."""
 
 _WHOLE = ("whole",)
+_BY_WHICH = {Merge.MIN: np.minimum, Merge.MAX: np.maximum}
 
 
 class Parts:
@@ -102,12 +103,21 @@ def merge(
     there = [c for c in columns if any(c.name in given for _, _, given in pieces)]
     made = {column.name: _start(column, len(needed)) for column in there}
     arrived = np.zeros(len(needed), np.int64)
+    every = np.arange(len(needed))
     taken = np.zeros(num_parts + 1, np.bool_)  # one more for those of no part, -1
     for subject, part, given in pieces:
-        rows = np.flatnonzero((part >= 0) & ~taken[part])
-        if not len(rows):  # most ranks, where all hold the same
+        fresh = (part >= 0) & ~taken[part]
+        if not fresh.any():  # most ranks, where all hold the same
             continue
-        rows = _last_of_each(part, rows)
+        if fresh.all() and np.array_equal(subject, every) and (np.diff(part) > 0).all():
+            # All subjects in order, as most frames have them: nothing need be picked, a third of the cost.
+            taken[part] = True
+            arrived += 1
+            for column in there:
+                if column.name in given:
+                    _add(column.merge, made[column.name], None, given[column.name])
+            continue
+        rows = _last_of_each(part, np.flatnonzero(fresh))
         taken[part[rows]] = True
         arrived += np.bincount(subject[rows], minlength=len(needed))
         for column in there:
@@ -138,16 +148,18 @@ def _start(column: Column, length: int) -> npt.NDArray[Any]:
     return np.full(length, neutral, dtype)
 
 
-def _add(how: Merge, made: npt.NDArray[Any], subject: IntArray, values: npt.NDArray[Any]) -> None:
+def _add(
+    how: Merge, made: npt.NDArray[Any], subject: IntArray | None, values: npt.NDArray[Any]
+) -> None:
+    """`subject`: which each value is about; None: all of them, in order."""
     with np.errstate(all="ignore"):  # NaN and infinity are facts; digests wrap
-        if how is Merge.SUM:
-            np.add.at(made, subject, values)
-        elif how is Merge.ROOT_SUM_SQUARES:
-            np.add.at(made, subject, values * values)
-        elif how is Merge.MIN:
-            np.minimum.at(made, subject, values)
+        if how is Merge.ROOT_SUM_SQUARES:
+            values = values * values
+        add = _BY_WHICH.get(how, np.add)
+        if subject is None:
+            add(made, values, out=made)
         else:
-            np.maximum.at(made, subject, values)
+            add.at(made, subject, values)
 
 
 def _end(how: Merge, made: npt.NDArray[Any]) -> npt.NDArray[Any]:

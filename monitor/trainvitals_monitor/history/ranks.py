@@ -77,8 +77,9 @@ class Ranks(dict[int, Rank]):
     @property
     def step_offset(self) -> int | None:
         """The trainer's step number minus ours, as the lowest rank that knows it says."""
-        known = (rank.step_offset for _, rank in sorted(self.items()))
-        return next((offset for offset in known if offset is not None), None)
+        # Asked at every frame: no sorting, of a thousand ranks it would take as long as a look.
+        known = [n for n, rank in self.items() if rank.step_offset is not None]
+        return self[min(known)].step_offset if known else None
 
     def ready_through(self) -> int:
         """Steps up to this one can be judged: every rank is past them, or far behind."""
@@ -86,7 +87,7 @@ class Ranks(dict[int, Rank]):
             return EVER
         through = [EVER if r.phase == "closed" else r.complete_through for r in self.values()]
         lowest = min(through) if len(through) == self.world_size else -1
-        furthest = max((r.complete_through for r in self.values()), default=-1)
+        furthest = max([r.complete_through for r in self.values()], default=-1)
         return max(lowest, furthest - SILENT_STEPS)
 
     # -- who holds what --------------------------------------------------------------------------------------------
