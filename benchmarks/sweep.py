@@ -6,7 +6,7 @@ are views of one buffer, and a pass is the sum of that buffer as 64-bit integers
 and its CPU time divided by that pass's; medians over the rounds, with quartiles in brackets. Between rounds everything
 is multiplied by a number, as a step would change it, so that nothing is found in a cache. One thread.
 
-    python -m benchmarks.sweep                         # all models: two minutes
+    python -m benchmarks.sweep                         # all models: three minutes
     python -m benchmarks.sweep --model gpt2 --rounds 5
     python -m benchmarks.sweep --write-docs            # also puts the tables into docs/benchmarks.md
 """
@@ -47,7 +47,7 @@ them. They say how much of a ratio is the agent's, and how much no agent without
   pass, and calls per batch instead of per tensor; what its ratio is above the bare rows' goes into finding each tensor in
   its module (a dozen places in memory) and seeing that it can be read. 1.3 passes would take one call over all pointers,
   in float64: no torch operator is one.
-* bfloat16. A float32 sum needs float32s: made in 4 MB pieces ("made float32") and multiplied there (a third as much).
+* bfloat16. A float32 sum needs float32s: made in 4 MB pieces ("made float32") and multiplied there (half as much again).
   torch's own norm of bfloat16 tensors is rounded to 8 bits, its dot products are slower than this by far, and products
   with a float32 result are not there on CPUs. A kernel that widens in registers would take one pass.
 * Cores. 64 places of a tensor lie in as many pages, and each waits for the memory: "cores copied" alone is most of what is

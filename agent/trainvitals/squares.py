@@ -54,9 +54,8 @@ def batch_square_sums(values: Array, lengths: Sequence[int]) -> npt.NDArray[np.f
         if lengths[0] > MIXED:
             return square_sums(values.reshape(len(lengths), -1))
         wide = values.astype(np.float64)
-        starts = starts_of(lengths) * (
-            len(values) // sum(lengths)
-        )  # a complex element is two numbers
+        width = len(values) // sum(lengths)  # a complex element is two numbers
+        starts = starts_of(lengths) * width
         sums: npt.NDArray[np.float64] = np.add.reduceat(np.square(wide, out=wide), starts)
     return sums
 
@@ -71,7 +70,7 @@ class Widener:
         self._rooms: dict[torch.dtype, torch.Tensor] = {}
 
     def square_sum(self, flat: torch.Tensor) -> float:
-        """Of a flat tensor in the host's memory, of any dtype that can be read. Two passes for bfloat16."""
+        """Of a flat tensor in the host's memory, of any dtype that can be read. Two to three passes for bfloat16."""
         flat = as_real(flat)
         compute = READINGS[flat.dtype].compute
         room = self._rooms.get(compute)

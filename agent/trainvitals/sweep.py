@@ -58,7 +58,7 @@ def norms(parts: Sequence[torch.Tensor]) -> Floats:
 
     NaN or inf where an element is; never inf or 0 by overflow or underflow. A part that can't be read gives nan: see
     `were_read`. Relative error 1e-7, 5e-7 where elements are alike; a tensor's norm is the same in any company. Cost: a
-    memory pass, two and a half for what is widened (bfloat16) or joined, more for what is not contiguous; 1 us for a small
+    memory pass, two to three for what is widened (bfloat16) or joined, more for what is not contiguous; 1 us for a small
     tensor, 3 us for one of some thousand elements.
     """
     squares = np.full(len(parts), np.nan)
@@ -78,10 +78,8 @@ def norms(parts: Sequence[torch.Tensor]) -> Floats:
     squares[joined] = squares[elsewhere] = 0.0
     for batch in batches(parts, joined, _JOINED):
         members = [parts[row] for row in batch]
-        lengths = [part.numel() for part in members]
-        squares[batch] = batch_square_sums(
-            _computed(flatten(members)).cpu().numpy().reshape(-1), lengths
-        )
+        values = _computed(flatten(members)).cpu().numpy().reshape(-1)
+        squares[batch] = batch_square_sums(values, [part.numel() for part in members])
     with np.errstate(all="ignore"):
         widener = Widener()
         for row in large:
