@@ -116,7 +116,7 @@ EXPLAINS: Mapping[str, Effects] = {
     # Of two zero factors neither has a gradient.
     "lora-dead": Effects(("gradient-zero", "parameter-stuck")),
     # Without a gradient, weight decay is all that is left of an update.
-    "gradient-zero": Effects(("parameter-stuck", "lora-b-stuck", "norm-collapse")),
+    "gradient-zero": Effects(("parameter-stuck", "norm-collapse")),
     "gradient-vanishing": Effects(
         ("gradient-zero", "updates-lost", "parameter-stuck", "lora-b-stuck")
     ),

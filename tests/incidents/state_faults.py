@@ -233,3 +233,78 @@ def batches_counted_in_bfloat16(healthy: bool) -> Run:
         return loss.item()
 
     return Run(model, optimizer, step)
+
+
+class _Centred(nn.Module):
+    """A layer that takes from its inputs a mean which it follows itself."""
+
+    centre: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+        self.register_buffer("centre", torch.zeros(16))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            self.centre.lerp_(values.detach().mean(0).to(self.centre.dtype), 0.1)
+        dtype = self.layer.weight.dtype
+        return cast(torch.Tensor, self.layer((values - self.centre).to(dtype)))
+
+
+@FAULTS.of("dtype-changed", steps=30, onset=15, subject="centre")
+def exported_in_place(healthy: bool) -> Run:
+    """An export after step 15 calls `half()`, which casts the model itself, and only the layer is cast back."""
+    model = _Centred()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        loss = _loss(model(values), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if i == 15:
+            (copy.deepcopy(model) if healthy else model).half()
+            model.layer.float()
+        return loss.item()
+
+    return Run(model, optimizer, step)
+
+
+class _Adapted(nn.Module):
+    """A frozen layer and its adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = nn.Linear(16, 16).requires_grad_(False)
+        self.lora_A = nn.Linear(16, 4, bias=False)
+        self.lora_B = nn.Linear(4, 16, bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return cast(torch.Tensor, self.base_layer(values) + self.lora_B(self.lora_A(values)))
+
+
+@FAULTS.of("lora-b-stuck", steps=40, onset=0, subject="lora_B")
+def adapter_begun_anew(healthy: bool) -> Run:
+    """What initialises the adapter is called after every step of the optimizer."""
+    adapted = _Adapted()
+    model = nn.Sequential(adapted, nn.ReLU(), nn.Linear(16, 4).requires_grad_(False))
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+
+    def begin_anew(*_: Any) -> None:
+        nn.init.zeros_(adapted.lora_B.weight)
+
+    if not healthy:
+        optimizer.register_step_post_hook(begin_anew)
+
+    def step(i: int) -> float:
+        values, labels = blobs(i)
+        loss = _loss(model(values), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Run(model, optimizer, step)

@@ -70,3 +70,30 @@ def test_the_fault_is_told_as_worth_knowing(fault: str, tmp_path: Path) -> None:
 def test_a_sound_run_is_told_nothing(tmp_path: Path) -> None:
     """Not even that."""
     assert train(tmp_path, "") == []
+
+
+@pytest.mark.parametrize("grows", [True, False])
+def test_a_head_that_is_added_is_told(tmp_path: Path, grows: bool) -> None:
+    """A head that joins the model, and its optimizer, while it trains: named at its first step, and nothing else is."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"body": nn.Linear(8, 32), "head": nn.Linear(32, 1)})
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    with trainvitals.attach(
+        model, optimizer, run="grows", monitor=str(tmp_path), budget=None, quiet=True
+    ):
+        for step in range(40):
+            if grows and step == 20:
+                model["second"] = nn.Linear(32, 1)
+                optimizer.add_param_group({"params": model["second"].parameters()})
+            x = torch.randn(64, 8)
+            hidden = model["body"](x).tanh()
+            outputs = [head(hidden) for name, head in model.items() if name != "body"]
+            loss = (torch.stack(outputs) - x[:, :1].sin()).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    told = [
+        (one.detector, one.severity, one.first_step, one.subjects) for one in findings_of(tmp_path)
+    ]
+    added = ("tensor-added-or-lost", Severity.INFO, 21, ["second.weight", "second.bias"])
+    assert told == ([added] if grows else [])

@@ -47,6 +47,16 @@ def is_trained(view: View, adapters: Adapters) -> BoolArray:
     return trained
 
 
+def waits_for_b(view: View) -> BoolArray:
+    """Tensors that are the A of an adapter whose B is zero, and has a gradient: until B moves A has none."""
+    adapters = adapters_of(view)
+    with np.errstate(invalid="ignore"):
+        waits = (view.latest("norm") == 0) & (view.latest("grad_norm") > 0)
+    found = np.zeros(view.num_tensors, np.bool_)
+    found[adapters.a[waits[adapters.b]]] = True
+    return found
+
+
 def adapters_in(table: TensorTable) -> Adapters:
     """The adapters among these tensors: by name in the table's order, then by structure."""
     rows: list[tuple[int, int, int]] = []

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from trainvitals_monitor.detectors.adapters import waits_for_b
 from trainvitals_monitor.detectors.detector import (
     Alert,
     BoolArray,
@@ -47,8 +48,8 @@ class GradientZero(Detector):
         writes to it before the step.
 
     Misses:
-        A head, one expert or one adapter of several: not used by intent, or by fault (info). Parts whose gradients become zero
-        later on. A zero loss, as of a margin that is kept or of rewards that are all alike, has zero gradients by right.
+        A head, one expert or one adapter of several: not used by intent, or by fault (info). LoRA's A behind a B that stays zero
+        (lora-b-stuck). Parts whose gradients become zero later on. A zero loss, as of a margin that is kept or of rewards that are all alike, has zero gradients by right.
     """
 
     name = "gradient-zero"
@@ -87,6 +88,7 @@ class GradientZero(Detector):
         missing, _ = view.window("grad_missing", _WINDOW)
         there = (missing[:, suspects] == 0).sum(axis=0) >= self.threshold("looks", view)[suspects]
         never = ~ever & there & (looks >= self.threshold("looks", view)[suspects])
+        never &= ~waits_for_b(view)[suspects]  # lora-b-stuck says so
         if never.any():
             yield from _some_zero(view, suspects[never], looks[never])
 

@@ -129,3 +129,18 @@ def vocabulary_that_occurs_now_and_then() -> Stream:
     stream.step(gradients=_gradients(1.0, 1.0, 1.0), updates={"*": 0.1}, loss=1.0)
     stream.step(gradients=_gradients(0.0, 1.0, 1.0), updates={"*": 0.1}, loss=1.0, steps=20)
     return stream
+
+
+@SCENARIOS.silent(GradientZero)
+def adapter_whose_other_half_stays_zero() -> Stream:
+    """Without a B there is no way to A: what holds B up is the fault."""
+    stream = Stream(["q.lora_A.weight", "q.lora_B.weight", "head.weight"])
+    stream.optimizers([["q.lora_A.weight", "q.lora_B.weight", "head.weight"]])
+    for _ in range(20):
+        stream.step(
+            values={"*": 1.0, "q.lora_B.weight": 0.0},
+            gradients={"*": 1.0, "q.lora_A.weight": 0.0},
+            updates=_rows({"q.lora_A.weight": 0.0, "q.lora_B.weight": 0.0, "head.weight": 0.1}),
+            loss=1.0,
+        )
+    return stream
