@@ -2,8 +2,8 @@
 The recent window of an attempt: every statistic of every tensor over the last steps, in memory.
 
 Arrays are step-major, [step, tensor]: a step is written as one contiguous row, and a window is a slice, not a copy.
-Rows move forward through an array half as long again as the window; at its end the window is copied to the front,
-which costs two rows a step.
+Rows move forward through an array half as long again as the window (less where memory ends); at its end the window is
+copied to the front, which costs two rows a step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BoolArray = npt.NDArray[np.bool_]
 WINDOW_STEPS = 256
 MIN_WINDOW_STEPS = 8
 WINDOW_BYTES = 480 << 20
-"""What the window of one attempt may take, at most; below MIN_WINDOW_STEPS it is not shortened any further."""
+"""What the window of one attempt may take, at most; it is not shortened below MIN_WINDOW_STEPS, and one row in reserve."""
 
 _STEP_BYTES_PER_TENSOR = 8 * len(SERIES) + len({table.name for table in SERIES_TABLE.values()})
 
@@ -60,6 +60,11 @@ class Window:
         return self._capacity * self._num_tensors * (8 * len(self._values) + len(self._seen))
 
     @property
+    def num_rows(self) -> int:
+        """Rows that the array of a statistic has."""
+        return self._capacity
+
+    @property
     def stats(self) -> list[str]:
         """Statistics that came at least once."""
         return list(self._values)
@@ -74,7 +79,9 @@ class Window:
         row_bytes = max(1, self._num_tensors) * _STEP_BYTES_PER_TENSOR
         fitting = WINDOW_BYTES * 2 // 3 // row_bytes
         self._length = max(MIN_WINDOW_STEPS, min(WINDOW_STEPS, fitting))
-        self._capacity = self._length + self._length // 2
+        # The less room there is, the more often the window is copied to the front.
+        reserve = min(self._length // 2, WINDOW_BYTES // row_bytes - self._length)
+        self._capacity = self._length + max(1, reserve)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
