@@ -370,6 +370,10 @@ def test_state_by_layer_and_role(http: Client) -> None:
     offender = {"run": "run", "tensor": "layers.2.a.weight"}
     assert http.metric("trainvitals_offender_nonfinite_elements", **offender) == 7
     assert 'layer="layers.10"' not in http.get("/metrics").text
+    stream.step(values={"layers.10.norm.weight": 1e200})
+    stream.flush()
+    http.push_all(stream.frames[-1:])
+    assert http.metric("trainvitals_layer_norm", run="run", layer="layers.10") == math.inf
 
 
 def test_watched_tensors(http: Client) -> None:

@@ -68,17 +68,17 @@ def state_blocks(copied: Copied) -> Iterator[Block]:
 def _by_cell(copied: Copied) -> list[tuple[FloatArray, BoolArray]]:
     """The sums that statistics are made of, in the order of `_stats`, and where they are known."""
     columns = copied.columns
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm, update = columns["norm"] ** 2, _updates(columns) ** 2
-        rows = (
-            norm,
-            np.where(np.isfinite(norm), update, np.nan),
-            np.where(np.isfinite(update), norm, np.nan),
-            columns["changed"],
-            columns["looked"],
-            columns["grad_norm"] ** 2,
-            columns["nonfinite"],
-        )
+    norm, update = _squares(columns["norm"]), _squares(_updates(columns))
+    both = np.isfinite(update) & np.isfinite(norm)
+    rows = (
+        norm,
+        np.where(both, update, np.nan),
+        np.where(both, norm, np.nan),
+        columns["changed"],
+        columns["looked"],
+        _squares(columns["grad_norm"]),
+        columns["nonfinite"],
+    )
     return [copied.layout.cells.sums(row) for row in rows]
 
 
@@ -106,6 +106,13 @@ def _stats(
             "gradient_norm": np.sqrt(gradient),
             "nonfinite_elements": nonfinite,
         }
+
+
+def _squares(values: FloatArray) -> FloatArray:
+    """What is not finite is not known; a square may be infinite, which is told."""
+    with np.errstate(over="ignore"):
+        squares: FloatArray = _finite(values) ** 2
+    return squares
 
 
 def _updates(columns: dict[str, FloatArray]) -> FloatArray:
