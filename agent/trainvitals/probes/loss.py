@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainvitals.layout import local_part
+from trainvitals.layout import is_dtensor, local_part
 from trainvitals.record import Record
 from trainvitals.underway import Underway, send_home
 
@@ -30,7 +30,7 @@ class Log:
         """Raises TypeError or ValueError for what is no number; the values before it are kept."""
         self._read(record, wait=False)
         for name, value in values.items():
-            if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+            if isinstance(value, torch.Tensor) and not value.is_cpu:
                 self._waiting.append((name, step, _send_home(name, value)))
             else:
                 record.scalar(name, step, _as_float(name, value))
@@ -47,7 +47,9 @@ class Log:
 
 def _as_float(name: str, value: Any) -> float:
     try:
-        return float(local_part(value)) if isinstance(value, torch.Tensor) else float(value)
+        if isinstance(value, torch.Tensor):
+            value = (local_part(value) if is_dtensor(value) else value).item()
+        return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refusal(name, value) from error
 
