@@ -22,9 +22,9 @@ from trainvitals_monitor.writing import StoredFrame, Writing
 class AttemptAtRest:
     """
     `id`: the store's number, None before it is written. `mark`: judged through this step, as the store says. `frames`:
-    those to be written. `forgotten_through`: frames up to this step have been let go of; `lasting_through`: what later steps
-    need of those up to here is written down, and of an attempt that has ended (`has_lasting_end`) of all. The monitor's worker is the only
-    one that changes it.
+    those to be written. `forgotten_through`: frames up to this step have been let go of; `lasting_through`: what later
+    steps need of those up to here is written down, `has_lasting_end`: of all of an attempt that has ended. The monitor's
+    worker is the only one that changes it.
     """
 
     key: str
@@ -60,10 +60,9 @@ class AttemptAtRest:
             writing.put_chunk(self.id, "scalar", chunk, tile)
 
     def save_lasting(self, writing: Writing, history: AttemptHistory, through: int) -> None:
-        """Write down what is known from steps up to `through`, whose frames are about to be forgotten, or were."""
-        if self.id is None or (
-            through <= self.lasting_through and self.has_lasting_end >= history.ended
-        ):
+        """Write down what is known from steps up to `through`, before their frames are forgotten; and all at the end."""
+        is_written = through <= self.lasting_through
+        if self.id is None or (is_written and (self.has_lasting_end or not history.ended)):
             return
         writing.put_lasting(self.id, lasting_of(history, through + 1))
         self.lasting_through, self.has_lasting_end = through, history.ended

@@ -24,7 +24,7 @@ def forget(writing: Writing, attempt: AttemptAtRest, history: RunHistory) -> Non
         return
     through = _old_through(attempt, history)
     kept = history.get(attempt.key)
-    if kept is not None and through >= 0:
+    if kept is not None:
         attempt.save_lasting(writing, kept, through)
     if through <= attempt.forgotten_through:
         return

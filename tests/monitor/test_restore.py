@@ -192,6 +192,30 @@ def test_a_second_attempt_after_a_restart_knows_the_first(tmp_path: Path) -> Non
         assert slot["status"] == "resolved"
 
 
+def test_the_first_rates_of_a_run_outlive_its_first_attempt(tmp_path: Path) -> None:
+    """Three short attempts: what the last one is told of the first one's rates is the same after a restart."""
+    stream = Stream(["w"])
+    for attempt in range(3):
+        stream.optimizers([["w"]])
+        for step in range(1, 7):
+            stream.step(values={"w": 1.0}, lr=1e-3 * step * (attempt + 1))
+        if attempt < 2:
+            stream.restart(closed=False)
+    stream.flush()
+    told = []
+    for blobs in (stream.frames, []):
+        with serving(Config(store=str(tmp_path))) as http:
+            http.push_all(blobs)
+            engine = http.monitor.roster.get("run").engine
+            assert engine.history.get("attempt-1") is None
+            attempt_now = engine.history.current
+            assert attempt_now is not None
+            assert attempt_now.previous is not None
+            told.append(attempt_now.previous.schedules)
+    assert told[0]["w"].first == (1e-3, 2e-3, 3e-3, 4e-3)
+    assert told[1] == told[0]
+
+
 def test_an_attempt_that_left_memory_is_read_step_by_step(tmp_path: Path) -> None:
     """The first of four attempts rests in the store only; its series is not thinned for want of a last step."""
     stream = healthy(20)
