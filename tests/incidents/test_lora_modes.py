@@ -47,8 +47,12 @@ def run(
     learning_rate: float = 2e-3,
     sgd: bool = False,
     merge: str = "",
+    begun_anew: bool = False,
 ) -> list[Finding]:
-    """40 steps of fine-tuning two adapters on a small regression; `merge`: into the base at each step, "restored" or not."""
+    """
+    40 steps of fine-tuning two adapters on a small regression; `merge`: into the base at each step, "restored" or not;
+    `begun_anew`: what makes B zero is called after every step of the optimizer.
+    """
     torch.manual_seed(0)
     adapted = [LoRALinear(32, 4), LoRALinear(32, 4)]
     model = nn.Sequential(adapted[0], nn.Tanh(), adapted[1])
@@ -63,6 +67,8 @@ def run(
     optimizer: torch.optim.Optimizer = torch.optim.AdamW(adapters, lr=learning_rate)
     if sgd:
         optimizer = torch.optim.SGD(adapters, lr=learning_rate)
+    if begun_anew:
+        optimizer.register_step_post_hook(lambda *_: begin(adapted))
     with trainvitals.attach(
         model, optimizer, run=memory, monitor=str(folder), budget=None, quiet=True
     ) as agent:
@@ -77,6 +83,12 @@ def run(
                 for layer in adapted:
                     layer.merge(sign)
     return [finding for finding in findings_of(folder) if finding.severity is not Severity.INFO]
+
+
+def begin(adapted: list[LoRALinear]) -> None:
+    """Every B is zero, as before the first step."""
+    for layer in adapted:
+        nn.init.zeros_(layer.lora_B.weight)
 
 
 def detectors(found: list[Finding], role: str) -> set[str]:
@@ -105,6 +117,14 @@ def test_growth_by_the_step_size_is_found(learning_rate: float, sgd: bool, tmp_p
     found = run(tmp_path, learning_rate=learning_rate, sgd=sgd)
     growing = {"lora-a-growth", "norm-explosion", "non-finite", "loss-non-finite"}
     assert growing & {f.detector for f in found}, [f"{f.detector}: {f.message}" for f in found]
+
+
+def test_a_b_that_is_begun_anew_at_each_step_is_found(tmp_path: Path) -> None:
+    """It alone is told, and not that A, behind it, has no gradient."""
+    (stuck,) = run(tmp_path, begun_anew=True)
+    assert (stuck.detector, stuck.severity) == ("lora-b-stuck", Severity.CRITICAL)
+    assert stuck.subjects == ["0.lora_B.weight", "2.lora_B.weight"]
+    assert stuck.first_step <= 1
 
 
 def test_a_base_that_takes_its_adapter_over_at_each_step_is_found(tmp_path: Path) -> None:
