@@ -4,7 +4,6 @@ The detector parameter-stuck: a parameter that has a gradient and an optimizer, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,6 +17,7 @@ from trainvitals_monitor.detectors.detector import (
     IntArray,
     Threshold,
 )
+from trainvitals_monitor.detectors.stepping import NORMALISING, RELATIVE, SATISFIED, stepped_by
 from trainvitals_monitor.detectors.stretch import Stretch, look_back, stretch_of
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
@@ -25,14 +25,6 @@ from trainvitals_monitor.history import View
 _WINDOW = 64
 _ROUNDING = 1e-5
 """Relative error of a norm."""
-# Optimizers whose step has the size of the learning rate, however small the gradient is; of these, those that take it
-# as a share of the weight's own size.
-_NORMALISING = re.compile(
-    r"adam|ada|lion|lamb|muon|rmsprop|rprop|shampoo|soap|sophia|prodigy|lars|came", re.IGNORECASE
-)
-_RELATIVE = re.compile(r"lamb|lars|adafactor|came", re.IGNORECASE)
-# Optimizers that end a step without a move when the gradient or the change is small enough to them.
-_SATISFIED = re.compile(r"lbfgs", re.IGNORECASE)
 
 
 class ParameterStuck(Detector):
@@ -127,9 +119,7 @@ class ParameterStuck(Detector):
             mask &= ~(table.mask(Role.LORA_B) & (norm == 0))
             if view.optimizers is not None and view.optimizers.masters:
                 mask &= False
-            satisfied = view.cached(
-                "parameter-stuck: satisfied", lambda: _stepped_by(view, _SATISFIED)
-            )
+            satisfied = stepped_by(view, SATISFIED)
             if not (satisfied & (view.now("changed") > 0)).any():
                 mask &= ~satisfied
             return (
@@ -148,8 +138,7 @@ class ParameterStuck(Detector):
             size >= self.threshold("gradient_share", view) * np.median(size[real])
         )
         typical = view.latest("norm") / np.sqrt(np.maximum(view.tensors.numel, 1))
-        normalised = view.cached("parameter-stuck", lambda: _stepped_by(view, _NORMALISING))
-        relative = view.cached("parameter-stuck: relative", lambda: _stepped_by(view, _RELATIVE))
+        normalised, relative = stepped_by(view, NORMALISING), stepped_by(view, RELATIVE)
         step = view.lr * np.where(relative, typical, np.where(normalised, 1.0, size))
         visible: BoolArray = step >= self.threshold("step_ulps", view) * typical * 2.0**-23
         return enough & visible
@@ -164,17 +153,6 @@ def _at_a_bound(view: View, suspects: IntArray, stretch: Stretch) -> BoolArray:
         one_size = (bound > 0) & (np.abs(typical - bound) <= _ROUNDING * bound)
         clamped: BoolArray = one_size & (((low < 0) & (high > 0)) | (stretch.last_good_step >= 0))
     return clamped
-
-
-def _stepped_by(view: View, kind: re.Pattern[str]) -> BoolArray:
-    """Tensors that an optimizer of this kind holds."""
-    mask = np.zeros(view.num_tensors, np.bool_)
-    seen = view.optimizers
-    if seen is not None:
-        for group, tensors in zip(seen.group_optimizer, seen.group_tensors, strict=True):
-            if kind.search(seen.optimizers[group]):
-                mask[[index for index in tensors if index >= 0]] = True
-    return mask
 
 
 def _unmoved(view: View, suspects: IntArray) -> tuple[Stretch, IntArray]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, IntArray, Threshold
 from trainvitals_monitor.detectors.losses import main_losses
+from trainvitals_monitor.detectors.stepping import NORMALISING, RELATIVE, stepped_by
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -25,7 +26,7 @@ class UpdateRatioOutOfRange(Detector):
     Detects:
         In a run that began without loading anything, all weight matrices that the optimizers hold have together changed
         by less than a hundred-thousandth of their norm at every step, although learning rates are not near zero by schedule and there
-        are gradients. Where the loss is not known, small, or the same at every step, it is info: the training may have
+        are gradients; and where the optimizer takes steps of the size of its rate, by far less than that. Where the loss is not known, small, or the same at every step, it is info: the training may have
         converged before.
 
     Why it matters:
@@ -69,6 +70,12 @@ class UpdateRatioOutOfRange(Detector):
             unit="ratio to the largest learning rate so far",
             reason="below, it is the schedule that makes steps small",
         ),
+        Threshold(
+            name="asked",
+            default=0.1,
+            unit="ratio to a step of the learning rate's size in every element",
+            reason="Adam's steps are between a tenth and the whole of it: then it is the rate that is small, by choice",
+        ),
     )
 
     def look(self, view: View) -> Iterable[Claim]:
@@ -86,6 +93,8 @@ class UpdateRatioOutOfRange(Detector):
         updates, seen = (array[:, tensors] for array in view.window("update_norm", _WINDOW))
         steps = np.sqrt(np.nansum(np.where(seen, updates, 0.0) ** 2, axis=1))
         if seen.sum(axis=0).min() < self.value("looks") or steps.max() >= enough:
+            return
+        if steps.max() >= self.value("asked") * _asked(view, tensors) > 0:
             return
         count = len(tensors)
         yield Claim(
@@ -117,6 +126,13 @@ class UpdateRatioOutOfRange(Detector):
         high = (lr > 0) & (lr >= self.value("rate") * peak)
         settled = view.lr_settled[tensors] >= self.value("looks") - 1
         return bool((high & settled).all()) and bool((view.latest("grad_norm")[tensors] > 0).any())
+
+
+def _asked(view: View, tensors: IntArray) -> float:
+    """The norm of a step that has the size of the learning rate in every element; 0 where rates don't say so."""
+    if not (stepped_by(view, NORMALISING) & ~stepped_by(view, RELATIVE))[tensors].all():
+        return 0.0
+    return float(np.sqrt((view.lr[tensors] ** 2 * view.tensors.numel[tensors]).sum()))
 
 
 def _matrices(view: View) -> IntArray:

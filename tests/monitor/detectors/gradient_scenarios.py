@@ -132,11 +132,17 @@ def players_of_a_game() -> Stream:
 
 
 def _steps(
-    ratio: float, *, grad: float = 1.0, lr: float = 0.1, varied: float = 0.1, **stream_of: Any
+    ratio: float,
+    *,
+    grad: float = 1.0,
+    lr: float = 0.1,
+    varied: float = 0.1,
+    name: str = "SGD",
+    **stream_of: Any,
 ) -> Stream:
     """Two weights of norm 8 whose steps have this ratio to it."""
     stream = Stream([tensor("a", shape=[8, 8]), tensor("b", shape=[8, 8])], **stream_of)
-    stream.optimizers([["a", "b"]], names=("SGD",))
+    stream.optimizers([["a", "b"]], names=(name,))
     for step in range(20):
         loss = 1.4 + varied * (step % 3)
         updates = {"*": 8.0 * ratio}
@@ -154,6 +160,18 @@ def divided_by_the_loss_scale() -> Stream:
 def full_batch_at_rest() -> Stream:
     """The same loss at each step: it may have converged before the run began."""
     return _steps(1e-7, varied=0.0)
+
+
+@SCENARIOS.silent(UpdateRatioOutOfRange)
+def small_rate_of_choice() -> Stream:
+    """AdamW takes steps of the size that its rate asks for: 1e-7 in each of 64 elements, of a norm of 8."""
+    return _steps(1e-7, lr=1e-7, name="AdamW")
+
+
+@SCENARIOS.fires(UpdateRatioOutOfRange, Severity.WARNING, subject="a")
+def gradients_below_eps() -> Stream:
+    """AdamW takes steps a thousand times smaller than its rate asks for."""
+    return _steps(1e-7, lr=1e-4, name="AdamW")
 
 
 @SCENARIOS.silent(UpdateRatioOutOfRange)
