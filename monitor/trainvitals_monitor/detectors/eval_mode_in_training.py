@@ -119,17 +119,22 @@ class EvalModeInTraining(Detector):
 
 def _move(view: View, modes: Modes, mask: BoolArray) -> BoolArray:
     """
-    Those of `mask` that are trained in eval mode: not, if they stood still at most of the looks since it began.
+    Those of `mask` that are trained in eval mode: they moved, at most of the looks that are about steps in that mode alone.
+    Those that were not looked at are taken for what most others are.
 
-    What was frozen while it was in eval mode is in it no more when it is trained again, of which word comes some steps later.
+    That something is frozen, or in train mode again, is told some steps later, and later still where steps rest.
     """
     tensors = np.flatnonzero(mask)
     update, seen = look_back(view, "update_norm", _WINDOW, tensors)
-    since = seen & (view.window_steps(_WINDOW)[:, None] > modes.since[tensors])
+    since, _ = look_back(view, "since", _WINDOW, tensors)
     with np.errstate(invalid="ignore"):
-        still = (since & (update == 0)).sum(axis=0)
+        first = view.window_steps(_WINDOW)[:, None] - since + 1
+        inside = seen & (since > 0) & (first >= modes.since[tensors])
+        still = (inside & (update == 0)).sum(axis=0)
+    looks = inside.sum(axis=0)
+    move = (looks > 0) & (2 * still <= looks)
     moving: BoolArray = mask.copy()
-    moving[tensors] = 2 * still <= since.sum(axis=0)
+    moving[tensors] = move | ((looks == 0) & (2 * move.sum() > (looks > 0).sum()))
     return moving
 
 

@@ -115,6 +115,18 @@ def block_that_is_thawed_after_a_rest_in_eval_mode() -> Stream:
 
 
 @SCENARIOS.silent(EvalModeInTraining)
+def block_whose_rest_is_told_late() -> Stream:
+    """It is in eval mode and frozen at once; steps rest, and that it is frozen has not been seen yet."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 6)
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 0), since=7)
+    stream.step(steps=10, values={"*": 1.0}, lr=0.1)
+    last = {"update_norm": 0.01, "changed": 9, "since": 12}
+    return _stepped(stream, 1, {"values": {"*": 1.0}, "updates": {"*": last}, "lr": 0.1})
+
+
+@SCENARIOS.silent(EvalModeInTraining)
 def frozen_backbone() -> Stream:
     """What is put in eval mode is not trained any more."""
     stream = _network()
