@@ -16,6 +16,7 @@ from trainvitals.cores import CorePlan, plan_cores
 from trainvitals.dtypes import reading
 from trainvitals.frame import SlotChanged, TensorInfo
 from trainvitals.glance import Glance
+from trainvitals.holders import Holders
 from trainvitals.holding import Holding, Holdings
 from trainvitals.layout import Layout, is_dtensor, layout_of, local_part
 from trainvitals.places import Place, Root, find_in, roots
@@ -55,7 +56,7 @@ class SlotTable:
         self.replicas = Replicas(replicas)
         """The DDP wrappers, as they were found before the first step; none in a job of one process."""
         self._by_fqn: dict[str, Slot] = {}
-        self._by_id: dict[int, list[int]] = {}
+        self._holders = Holders(self.slots)
         self._places: list[Place] | None = None
         self._glance = Glance(self.slots)
         self._holdings = Holdings(self)
@@ -173,13 +174,11 @@ class SlotTable:
 
     def indices_of(self, tensor: torch.Tensor) -> list[int]:
         """The slots that hold this very object; more than one if it is tied."""
-        held = self._by_id.get(id(tensor), ())
-        return [index for index in held if self.slots[index].now() is tensor]
+        return self._holders.of(tensor)
 
     def hold_any(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether any slot holds one of these objects now, judged or not; looks at every slot."""
-        wanted = {id(tensor) for tensor in tensors}
-        return any(id(slot.now()) in wanted for slot in self.slots)
+        return self._holders.hold_any(tensors)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
         """The first slot that holds this very object."""
@@ -289,8 +288,7 @@ class SlotTable:
                 slot.move(slot.place.emptied())
 
     def _changed(self, slot: Slot, tensor: torch.Tensor | None, step: int) -> SlotChanged:
-        before, was_there = slot.state, slot.reference()
-        shared = [index for index in self._by_id.get(slot.identity, ()) if index != slot.index]
+        before, was_there, shared = slot.state, slot.reference(), self._holders.beside(slot)
         self._adopt(slot, tensor, step)
         if before is None or slot.state is None:
             changes = ["added" if before is None else "lost"]
@@ -317,18 +315,6 @@ class SlotTable:
             slot.layout = slot.plan = None
         self.version += resized
         if tensor is None or tensor is not was_there:
-            self._reindex(slot, tensor)
+            self.params_version += slot.place.kind == "param"
+            self._holders.move(slot, tensor)
         self._glance.renew(slot)
-
-    def _reindex(self, slot: Slot, tensor: torch.Tensor | None) -> None:
-        self.params_version += slot.place.kind == "param"
-        old = self._by_id.get(slot.identity, [])
-        if slot.index in old:
-            old.remove(slot.index)
-            if not old:
-                del self._by_id[slot.identity]
-        slot.identity = 0 if tensor is None else id(tensor)
-        if tensor is not None:
-            indices = self._by_id.setdefault(slot.identity, [])
-            indices.append(slot.index)
-            indices.sort()
