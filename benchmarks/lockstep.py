@@ -5,6 +5,10 @@ A machine gets slower and faster while one measures. Arms that run one after the
 turns, in an order drawn anew for every other turn and reversed for the one after it, meet it alike, and their ratios
 within a block of turns are free of it. What an arm does between its turns (a thread that sends) is counted as its own,
 as is what its child processes do.
+
+Equal arms can differ all the same, for as long as they run: glibc gives large blocks back to the system at each step, or
+keeps them, by where small objects happen to lie, and a block that is taken anew is paid for page by page. So all arms
+keep what they have freed, but where `keeps_freed` says no.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 _END_S = 20.0
+_KEEPS_FREED = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 40)}
+"""glibc's, read by a process when it starts; other systems know nothing of it."""
 
 
 class Trainee(Protocol):
@@ -58,10 +64,14 @@ class Memory:
 
 @dataclass
 class Measured:
-    """Of each turn: CPU seconds of the process, all its threads and children until the next turn; wall seconds of it."""
+    """
+    Of each turn: CPU seconds of the process, all its threads and children until the next turn, and page faults of the
+    process; wall seconds of the turn itself.
+    """
 
     cpu_s: list[float] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
+    faults: list[int] = field(default_factory=list)
     memory: Memory = Memory(0, 0, 0)
     told: str = ""
 
@@ -74,8 +84,11 @@ def blocks(figures: Sequence[float], size: int) -> list[float]:
 class Lockstep:
     """The arms' processes; a context manager, for they end with it."""
 
-    def __init__(self, arms: Sequence[Arm]) -> None:
+    def __init__(self, arms: Sequence[Arm], *, keeps_freed: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
+        outside = dict(os.environ)
+        if keeps_freed:
+            os.environ.update(_KEEPS_FREED)
         self._pipes: dict[str, Connection] = {}
         self._processes = []
         self._pids: dict[str, int] = {}
@@ -88,6 +101,8 @@ class Lockstep:
             self._processes.append(process)
             assert process.pid is not None
             self._pids[arm.name] = process.pid
+        os.environ.clear()
+        os.environ.update(outside)
 
     def __enter__(self) -> Lockstep:
         return self
@@ -113,7 +128,7 @@ class Lockstep:
     ) -> dict[str, Measured]:
         """So many turns of every arm after `warm_up` that do not count; `told(turn)` hears of each."""
         found = {name: Measured() for name in self._pipes}
-        marks: dict[str, list[float]] = {name: [] for name in self._pipes}
+        marks: dict[str, list[tuple[float, int]]] = {name: [] for name in self._pipes}
         drawn, order = random.Random(0), list(self._pipes)
         for turn in range(warm_up + turns):
             if turn % 2:
@@ -122,15 +137,17 @@ class Lockstep:
                 drawn.shuffle(order)
             for name in order:
                 children = self._cpu_of_children(name)
-                mark, wall_s = self._ask(name, "step")
+                (cpu_s, faults), wall_s = self._ask(name, "step")
                 if turn >= warm_up:
-                    marks[name].append(mark + children)
+                    marks[name].append((cpu_s + children, faults))
                     found[name].wall_s.append(wall_s)
             told(turn)
         for name, measured in found.items():
             children = self._cpu_of_children(name)
-            marks[name].append(self._ask(name, "mark")[0] + children)
-            measured.cpu_s = [after - before for before, after in pairwise(marks[name])]
+            cpu_s, faults = self._ask(name, "mark")[0]
+            marks[name].append((cpu_s + children, faults))
+            measured.cpu_s = [after[0] - before[0] for before, after in pairwise(marks[name])]
+            measured.faults = [after[1] - before[1] for before, after in pairwise(marks[name])]
             measured.memory, measured.told = self._ask(name, "end state")
         return found
 
@@ -162,7 +179,7 @@ def _work(pipe: Connection, arm: Arm) -> None:
             if asked == "end state":
                 pipe.send((_memory_now(), trainee.told()))
                 continue
-            mark, started = _cpu_seconds_so_far(), time.perf_counter()
+            mark, started = _so_far(), time.perf_counter()
             if asked == "step":
                 trainee.step()
             pipe.send((mark, time.perf_counter() - started))
@@ -171,10 +188,11 @@ def _work(pipe: Connection, arm: Arm) -> None:
     trainee.close()
 
 
-def _cpu_seconds_so_far() -> float:
-    """CPU time of this process, all its threads, and its children that have ended."""
+def _so_far() -> tuple[float, int]:
+    """CPU time of this process, all its threads, and its children that have ended; page faults of this process."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    return time.process_time() + ended.ru_utime + ended.ru_stime, faults
 
 
 def _memory_now() -> Memory:
