@@ -645,3 +645,23 @@ def test_what_training_started_from_is_known_however_frames_are_cut() -> None:
         assert begun is not None
         assert (attempt.digests.first_step, first["digest"].tolist()) == (0, [7, 7])
         assert begun["read"].all()
+
+
+def test_what_became_of_a_tensor_before_the_first_step_is_what_training_started_from() -> None:
+    """Megatron casts its router's bias back to float32 in the first forward, long after the tensor table was sent."""
+    bias = "router.expert_bias"
+    stream = Stream([tensor(bias, kind="buffer", dtype="bfloat16")])
+    stream.beginning(digests={"*": 7}, begun={"*": 0.1})
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    (header, tables), (step_header, step_tables) = map(decode, stream.frames)
+    mended = [{**header["tensors"][0], "dtype": "float32"}]
+    nothing = {**header, "complete_through": 0, "events": []}
+    engine = Engine("run")
+    engine.ingest(validate_header(nothing), {})
+    engine.ingest(
+        validate_header({**step_header, "seq": 2, "tensors": mended}), {**tables, **step_tables}
+    )
+    assert engine.history.current is not None
+    assert engine.history.current.judged_steps == 2
+    assert engine.findings == []

@@ -131,7 +131,7 @@ class AttemptHistory:
             if known is None:
                 self.ranks.place(rank, info)
             elif known != info:
-                self._waiting.add_change(header, promised, info)
+                self._waiting.add_change(header, rows_promised, info)
         for what, lost in header.dropped.items():
             self.dropped[what] += lost
         self._waiting.add_events(header, promised)
