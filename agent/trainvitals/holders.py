@@ -4,7 +4,7 @@ Which slots hold one and the same object: more than one where tensors are tied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -28,11 +28,6 @@ class Holders:
     def beside(self, slot: Slot) -> list[int]:
         """The other slots that held the same object as this one."""
         return [index for index in self._by_id.get(slot.identity, ()) if index != slot.index]
-
-    def hold_any(self, tensors: Iterable[torch.Tensor]) -> bool:
-        """Whether any slot holds one of these objects now, judged or not; looks at every slot."""
-        wanted = {id(tensor) for tensor in tensors}
-        return any(id(slot.now()) in wanted for slot in self._slots)
 
     def move(self, slot: Slot, tensor: torch.Tensor | None) -> None:
         """The slot holds this object from now on."""

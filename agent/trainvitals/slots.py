@@ -178,7 +178,8 @@ class SlotTable:
 
     def hold_any(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether any slot holds one of these objects now, judged or not; looks at every slot."""
-        return self._holders.hold_any(tensors)
+        wanted = {id(tensor) for tensor in tensors}
+        return any(id(slot.now()) in wanted for slot in self.slots)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
         """The first slot that holds this very object."""

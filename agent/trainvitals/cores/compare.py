@@ -138,9 +138,8 @@ def _squared_differences(
     sums = batch_square_sums(difference, lengths)
     fits = (sums >= _UNDERFLOW * np.array(lengths)) & np.isfinite(sums)
     odd = ~(fits | (changed == 0) & (sums == 0))
-    if (
-        odd.any()
-    ):  # squares leave float32's range, or elements are not finite: inf - inf is no change
+    if odd.any():
+        # Squares leave float32's range, or elements are not finite: inf - inf is no change.
         wide = difference.astype(np.float64)
         wide[~differs] = 0.0
         sums[odd] = batch_square_sums(wide, lengths)[odd]

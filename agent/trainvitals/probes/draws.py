@@ -16,13 +16,11 @@ from torch.optim import Optimizer
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trainvitals.batch_digest import digest_of
-from trainvitals.doubled import Doubled
+from trainvitals.doubled import ELEMENTS, Doubled
 from trainvitals.patches import SharedPatch
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.record import Record
 
-ELEMENTS = 2048
-"""Elements read of each tensor of a batch: batches of sparse data differ in few."""
 UNKNOWN = 0
 
 _Row = tuple[int, int, int, int]
