@@ -19,7 +19,8 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -86,23 +87,19 @@ class Lockstep:
 
     def __init__(self, arms: Sequence[Arm], *, keeps_freed: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
-        outside = dict(os.environ)
-        if keeps_freed:
-            os.environ.update(_KEEPS_FREED)
         self._pipes: dict[str, Connection] = {}
         self._processes = []
         self._pids: dict[str, int] = {}
-        for arm in arms:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, arm), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes[arm.name] = ours
-            self._processes.append(process)
-            assert process.pid is not None
-            self._pids[arm.name] = process.pid
-        os.environ.clear()
-        os.environ.update(outside)
+        with _environment(_KEEPS_FREED if keeps_freed else {}):
+            for arm in arms:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, arm), daemon=True)
+                process.start()
+                theirs.close()
+                self._pipes[arm.name] = ours
+                self._processes.append(process)
+                assert process.pid is not None
+                self._pids[arm.name] = process.pid
 
     def __enter__(self) -> Lockstep:
         return self
@@ -165,6 +162,21 @@ class Lockstep:
         while more := {child for child, parent in parents.items() if parent in found} - found:
             found |= more
         return sum(cpu_seconds_of(child) for child in found - {self._pids[name]})
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """What processes that are started meanwhile find in theirs."""
+    outside = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in outside.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 # -- in the arm's process ----------------------------------------------------------------------------------------------
