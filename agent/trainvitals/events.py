@@ -103,7 +103,8 @@ class CheckpointSeen:
 class ModesSeen:
     """
     Which modules were in eval mode when their parameters' gradients were used. Sent at the first step, and when
-    another state has lasted for some steps; it began with step `since`.
+    another state has lasted for some looks; it began with step `since`. And, not `settled`, at the first look that sees
+    another one than was sent: until the next event that is settled, modes are unknown.
 
     `modules`, `evaluating`: modules that own tensors, and those of them in eval mode. `dropouts`: modules that drop
     something out in train mode. `tensors`: those of the modules in eval mode (at most 16,384); `untracked`: those of batch
@@ -115,6 +116,7 @@ class ModesSeen:
     kind: Literal["modes"] = "modes"
     step: int
     since: int
+    settled: bool = True
     modules: int
     evaluating: int
     dropouts: int = 0

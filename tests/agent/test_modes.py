@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.agent.rig import Rig
 from trainvitals.frame import ModesSeen
-from trainvitals.probes.modes import SETTLED_STEPS
+from trainvitals.probes.modes import SETTLED_LOOKS
 
 
 def _net() -> nn.Sequential:
@@ -43,8 +43,9 @@ def test_a_model_left_in_eval_mode_is_told_when_that_has_settled() -> None:
     _train(rig, model, optimizer, steps=5)
     model.eval()
     _train(rig, model, optimizer, steps=10)
-    _, left = _seen(rig)
-    assert (left.step, left.since) == (5 + SETTLED_STEPS, 6)
+    _, unsettled, left = _seen(rig)
+    assert (unsettled.step, unsettled.settled) == (6, False)
+    assert (left.step, left.since, left.settled) == (5 + SETTLED_LOOKS, 6, True)
     assert (left.evaluating, left.dropouts_evaluating, left.batch_norms_evaluating) == (3, 1, 1)
     assert left.tensors == list(range(len(rig.slots)))
 
@@ -62,15 +63,30 @@ def test_an_evaluation_between_two_steps_is_no_news() -> None:
     assert len(_seen(rig)) == 1
 
 
-def test_a_mode_that_changes_at_every_step_is_not_told() -> None:
-    """It would flood the wire."""
+def test_a_mode_that_changes_at_every_step_is_told_once() -> None:
+    """That modes are unsettled; each change would flood the wire."""
     model = _net()
     rig = Rig(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(20):
         model.train(step % 2 == 0)
         _train(rig, model, optimizer)
-    assert len(_seen(rig)) == 1
+    assert [event.settled for event in _seen(rig)] == [True, False]
+
+
+def test_a_mode_that_comes_back_is_told_when_it_has_settled() -> None:
+    """What was seen in between has ended how long the first one lasted."""
+    model = _net()
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for training in (True, False, True):
+        model.train(training)
+        _train(rig, model, optimizer, steps=2 if not training else 6)
+    assert [(event.settled, event.since) for event in _seen(rig)] == [
+        (True, 1),
+        (False, 7),
+        (True, 9),
+    ]
 
 
 def test_a_player_that_waits_may_be_in_any_mode() -> None:
@@ -136,7 +152,7 @@ def test_a_dropout_rate_that_becomes_zero_is_told_with_the_rates_before() -> Non
     _train(rig, model, optimizer, steps=5)
     dropout.p = 0.0
     _train(rig, model, optimizer, steps=5)
-    first, lost = _seen(rig)
+    first, lost = (event for event in _seen(rig) if event.settled)
     assert (first.dropout_rates, first.dropout_rates_before) == ([0.5], [])
     assert (lost.dropout_rates, lost.dropout_rates_before) == ([0.0], [0.25])
     assert lost.since == 11

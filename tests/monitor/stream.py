@@ -325,6 +325,7 @@ class Stream:
         *,
         dropouts: tuple[int, int] = (0, 0),
         since: int | None = None,
+        settled: bool = True,
         untracked: Sequence[str] = (),
         rates: Sequence[float] = (),
         rates_before: Sequence[float] = (),
@@ -337,6 +338,7 @@ class Stream:
             event = ModesSeen(
                 step=self.coming,
                 since=self.coming if since is None else since,
+                settled=settled,
                 modules=len(self.infos[rank]),
                 evaluating=len(evaluating),
                 dropouts=dropouts[0],

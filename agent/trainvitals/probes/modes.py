@@ -17,8 +17,8 @@ from trainvitals.frame import ModesSeen
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.slots import SlotTable
 
-SETTLED_STEPS = 4
-"""A mode that lasts for fewer steps is not reported: some trainers switch between any two of them."""
+SETTLED_LOOKS = 4
+"""A mode that fewer looks in a row have seen is not told as such: some trainers switch between any two steps."""
 MODULES_A_STEP = 64
 """Larger models are looked at once in so many steps that this many modules a step are, on average."""
 MAX_TENSORS = 16_384
@@ -31,7 +31,8 @@ Home = Callable[[], nn.Module | None]
 
 class Modes(Probe):
     """
-    Reports at the first step, and when another state has settled, which modules that own tensors are in eval mode.
+    Reports at the first step, when another state has settled, and when one is left, which modules that own tensors are in
+    eval mode.
 
     A module's mode counts when an optimizer that holds one of its parameters is about to step (a GAN's other player
     may be in any mode then), or always if none does. Flags are read from the modules' own dicts, 0.1 us each; modules
@@ -44,7 +45,8 @@ class Modes(Probe):
         self._modules = _Modules()
         self._reported: tuple[bytes, int, int] | None = None
         self._seen: tuple[bytes, int, int] | None = None
-        self._since = 0
+        self._since = self._looks = 0
+        self._settled = True
 
     def before_step(self, look: Look) -> None:
         """The modes in which the gradients were made."""
@@ -58,16 +60,19 @@ class Modes(Probe):
         self._modules.read(held, stepping)
 
     def after_step(self, look: Look) -> None:
-        """An event, if what was read has settled and is news."""
+        """An event, if what was read is news: where it has settled, and once where it has not."""
         if not self._is_due(look) or not self._modules.is_known:
             return
         state = self._modules.state()
         if state != self._seen:
-            self._seen, self._since = state, look.step
-        settled = self._reported is None or look.step - self._since + 1 >= SETTLED_STEPS
-        if settled and state != self._reported:
-            self._reported = state
-            look.record.event(self._modules.event(look.step, self._since))
+            self._seen, self._since, self._looks = state, look.step, 0
+        self._looks += 1
+        settled = self._reported is None or self._looks >= SETTLED_LOOKS
+        # A state that is left is told too, and once: the next look may see it again after others that none has seen.
+        if (state != self._reported) if self._settled else settled:
+            self._settled = settled
+            self._reported = state if settled else self._reported
+            look.record.event(self._modules.event(look.step, self._since, settled))
 
     def close(self) -> None:
         """Let go of the modules."""
@@ -145,12 +150,13 @@ class _Modules:
         flags = np.packbits(self._evaluating).tobytes() + np.packbits(self._untracked).tobytes()
         return flags, self._num_dropouts_off, self._rates.count(0.0)
 
-    def event(self, step: int, since: int) -> ModesSeen:
+    def event(self, step: int, since: int, settled: bool) -> ModesSeen:
         """The state in words of the wire."""
         evaluating = np.flatnonzero(self._evaluating[self._owner_of])
         return ModesSeen(
             step=step,
             since=since,
+            settled=settled,
             modules=len(self.owners),
             evaluating=int(self._evaluating.sum()),
             dropouts=len(self._dropouts),

@@ -67,6 +67,7 @@ class BatchNormFrozen(Detector):
         modes, norms = modes_of(view), norm_modules(view)
         if (
             modes is None
+            or not modes.settled
             or not norms.names
             or not (view.now("changed")[norms.statistic] == 0).any()
         ):

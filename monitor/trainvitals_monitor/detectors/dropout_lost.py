@@ -56,6 +56,8 @@ class DropoutLost(Detector):
 
     def look(self, view: View) -> Iterable[Claim]:
         for at in view.events(ModesSeen):
+            if not at.event.settled:
+                continue
             told = [past.event for past in view.past_events(ModesSeen) if past.rank == at.rank]
             first, now = told[0], at.event
             rates, before = np.array(now.dropout_rates), np.array(now.dropout_rates_before)

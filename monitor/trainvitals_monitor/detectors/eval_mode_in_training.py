@@ -13,6 +13,7 @@ from trainvitals_monitor.detectors.detector import (
     BoolArray,
     Claim,
     Detector,
+    IntArray,
     Threshold,
 )
 from trainvitals_monitor.detectors.modes import Modes, modes_of, norm_modules
@@ -43,7 +44,8 @@ class EvalModeInTraining(Detector):
 
     Misses:
         Modules switched to eval mode one part at a time (a backbone, all batch norms: those are choices); models that
-        were never in train mode; modules without parameters, whose mode is not looked at by itself.
+        were never in train mode; modules without parameters, whose mode is not looked at by itself. Modes that change more
+        often than a few looks in a row can tell.
     """
 
     name = "eval-mode-in-training"
@@ -69,7 +71,7 @@ class EvalModeInTraining(Detector):
 
     def look(self, view: View) -> Iterable[Claim]:
         modes = modes_of(view)
-        if modes is None or not modes.last.tensors:
+        if modes is None or not modes.settled or not modes.last.tensors:
             return
         with np.errstate(invalid="ignore"):
             trained = view.tensors.trainable & view.held & (view.lr > 0)
@@ -122,20 +124,33 @@ def _move(view: View, modes: Modes, mask: BoolArray) -> BoolArray:
     Those of `mask` that are trained in eval mode: they moved, at most of the looks that are about steps in that mode alone.
     Those that were not looked at are taken for what most others are.
 
-    That something is frozen, or in train mode again, is told some steps later, and later still where steps rest.
+    Modes are known of the steps that were looked at. Where others lie between two looks at a tensor, it may have been
+    in train mode, and moved, in those.
     """
     tensors = np.flatnonzero(mask)
     update, seen = look_back(view, "update_norm", _WINDOW, tensors)
     since, _ = look_back(view, "since", _WINDOW, tensors)
+    steps = view.window_steps(_WINDOW)
+    looks_at_any = np.cumsum(view.window("update_norm", _WINDOW)[1].any(axis=1))
+    before = _looks_before(seen)
+    whole = (before >= 0) & (
+        looks_at_any[:, None] - looks_at_any[before] == steps[:, None] - steps[before]
+    )
     with np.errstate(invalid="ignore"):
-        first = view.window_steps(_WINDOW)[:, None] - since + 1
-        inside = seen & (since > 0) & (first >= modes.since[tensors])
+        inside = seen & whole & (since > 0) & (steps[before] + 1 >= modes.since[tensors])
         still = (inside & (update == 0)).sum(axis=0)
     looks = inside.sum(axis=0)
     move = (looks > 0) & (2 * still <= looks)
     moving: BoolArray = mask.copy()
     moving[tensors] = move | ((looks == 0) & (2 * move.sum() > (looks > 0).sum()))
     return moving
+
+
+def _looks_before(seen: BoolArray) -> IntArray:
+    """[k, n]: the row of each tensor's last look before each row, -1 where there is none."""
+    rows = np.where(seen, np.arange(len(seen))[:, None], -1)
+    last = np.maximum.accumulate(rows, axis=0)
+    return np.concatenate([np.full((1, seen.shape[1]), -1), last[:-1]])
 
 
 def _norms_off(view: View, modes: Modes, mask: BoolArray) -> bool:

@@ -17,12 +17,14 @@ from trainvitals_monitor.history import View
 class Modes(NamedTuple):
     """
     `since` [n]: the step from which on the tensor's module is in eval mode, -1 if it is not; `trained` [n]: it was in
-    train mode before. `last`: the latest report. `dropouts_off`: dropouts in eval mode that were not always so.
+    train mode before. `last`: the latest settled report; `settled`: nothing else was seen after it. `dropouts_off`:
+    dropouts in eval mode that were not always so.
     """
 
     since: IntArray
     trained: BoolArray
     last: ModesSeen
+    settled: bool
     dropouts_off: int
 
 
@@ -39,9 +41,14 @@ def modes_of(view: View) -> Modes | None:
         evaluating = np.zeros(view.num_tensors, np.bool_)
         evaluating[[index for index in event.tensors if index >= 0]] = True
         trained |= ~evaluating
-        since = np.where(evaluating, np.where(since < 0, event.since, since), -1)
-    least = min(event.dropouts_evaluating for event in events)
-    return Modes(since, trained, events[-1], events[-1].dropouts_evaluating - least)
+        if event.settled:
+            since = np.where(evaluating, np.where(since < 0, event.since, since), -1)
+        else:  # what comes before the next settled state is not known, of any module
+            since[:] = -1
+    told = [event for event in events if event.settled] or events
+    least = min(event.dropouts_evaluating for event in told)
+    off = told[-1].dropouts_evaluating - least
+    return Modes(since, trained, told[-1], events[-1].settled, off)
 
 
 class NormModules(NamedTuple):

@@ -221,19 +221,18 @@ def saves_of(view: View) -> dict[tuple[int, int], Saved]:
 
 def settings_key(view: View) -> Hashable:
     """Changes when `settings_of` may."""
-    optimizers, modes = view.optimizers, view.past_events(ModesSeen)
+    optimizers, modes = view.optimizers, _modes(view)
     return (
         view.attempt,
         view.tensors.version,
         None if optimizers is None else (optimizers.step, len(optimizers.group_tensors)),
-        modes[-1].event.step if modes else -1,
+        -1 if modes is None else modes.step,
     )
 
 
 def settings_of(view: View) -> Settings:
     """How the run is set up now."""
-    table, modes = view.tensors, view.past_events(ModesSeen)
-    last = modes[-1].event if modes else None
+    table, last = view.tensors, _modes(view)
     held = view.held if view.optimizers is not None else np.zeros(view.num_tensors, np.bool_)
     return Settings(
         dtypes=dict(zip(table.fqn, table.dtype, strict=True)),
@@ -245,6 +244,12 @@ def settings_of(view: View) -> Settings:
         dropout_rates=_dropout_rates(last),
         world_size=view.world_size,
     )
+
+
+def _modes(view: View) -> ModesSeen | None:
+    """As last settled."""
+    told = [at.event for at in view.past_events(ModesSeen) if at.event.settled]
+    return told[-1] if told else None
 
 
 def _dropout_rates(modes: ModesSeen | None) -> tuple[float, ...] | None:

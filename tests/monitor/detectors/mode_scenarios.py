@@ -70,6 +70,48 @@ def dropouts_alone_are_enough() -> Stream:
     return _train(stream, 10)
 
 
+def _rest_and_look_twice(stream: Stream, times: int, moves: bool) -> Stream:
+    """Twenty steps at which nothing is looked at, in which all has moved, and two looks one after the other."""
+    for _ in range(times):
+        stream.step(steps=20, lr=0.1)
+        for steps, change in ((21, 0.1), (1, 0.01 if moves else 0.0)):
+            last = {"update_norm": change, "changed": int(change > 0), "since": steps}
+            _stepped(stream, 1, {"values": {"*": 1.0}, "updates": {"*": last}, "lr": 0.1})
+    return stream
+
+
+@SCENARIOS.fires(EvalModeInTraining, Severity.WARNING, subject="conv.weight", first_step=31)
+def left_in_eval_mode_where_most_steps_rest() -> Stream:
+    """Two looks in a row show that it is trained in that mode."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 10)
+    _rest_and_look_twice(stream, 1, moves=True)
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1), since=31)
+    return _rest_and_look_twice(stream, 2, moves=True)
+
+
+@SCENARIOS.silent(EvalModeInTraining)
+def trained_in_the_steps_that_rest() -> Stream:
+    """Each look comes when it is frozen and in eval mode; what moved it lies between them."""
+    stream = _network()
+    stream.modes(dropouts=(1, 0))
+    _train(stream, 10)
+    _rest_and_look_twice(stream, 1, moves=False)
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1), since=31)
+    return _rest_and_look_twice(stream, 6, moves=False)
+
+
+@SCENARIOS.silent(EvalModeInTraining, BatchNormFrozen)
+def modes_that_do_not_settle() -> Stream:
+    """It is in eval mode for some looks, and after that now and then: nobody knows for how long."""
+    stream = _network()
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1))
+    _train(stream, 4, still=STATISTICS)
+    stream.modes(dropouts=(1, 0), settled=False)
+    return _train(stream, 20, still=STATISTICS)
+
+
 @SCENARIOS.silent(EvalModeInTraining)
 def model_whose_mode_makes_no_difference() -> Stream:
     """Neither dropout nor batch norm: eval mode is worth a remark at most."""
