@@ -6,7 +6,7 @@ frames they would take a quarter of an hour). Then the monitor starts on it, tak
 statistics of another run at a steady rate, and of the long run itself, so that it is live; and a reader on one
 connection asks for one thing after another. Measured is the wall time of a request over HTTP on loopback, to the
 last byte, and the server's CPU a request when nothing comes in. One of the questions is none (/healthz): what it waits
-for is HTTP and the interpreter's lock, which the one who judges has.
+for is HTTP, and the one who judges.
 
     python -m benchmarks.query                                 # two minutes
     python -m benchmarks.query --reads 50 --rate 20
@@ -177,8 +177,8 @@ def measure(training: Training, steps: int, reads: int, rate: float) -> str:
         f"{stored / 1e6:.0f} MB, while {came:.0f} frames of {TENSORS} tensors x {STATISTICS} statistics a second come in "
         f"({rate:g} were meant to; the server, reads included, used {share:.0%} of a core). {reads} reads of each; "
         f"milliseconds over HTTP, median (quartiles). The aim is a median below {TARGET_MS:g} ms while frames come in{_missed(busy)}. What "
-        f"a read takes beyond its CPU is waiting for a core and for the interpreter's lock, which it has to get three times "
-        f"(event loop, a thread of the pool, event loop) and after every chunk that it reads and inflates."
+        f"a read takes beyond its CPU is waiting for the frame that is being judged (between two the worker lets reads go "
+        f"first), for a core, and for the interpreter's lock."
     )
     figures = table(
         ("asked for", "while frames come in", "while none come in", "server CPU, ms"), rows

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainvitals_monitor.auth import Guard
 from trainvitals_monitor.config import Config
+from trainvitals_monitor.courtesy import Courtesy
 from trainvitals_monitor.metrics import Scrape
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.routes import ROUTERS
@@ -70,7 +71,7 @@ def create_app(config: Config | None = None, monitor: Monitor | None = None) -> 
     for router in ROUTERS:
         app.include_router(router)
     install(app)
-    app.add_middleware(_Envelope, activity=app.state.activity)
+    app.add_middleware(_Envelope, activity=app.state.activity, courtesy=own.courtesy)
     return app
 
 
@@ -86,24 +87,30 @@ class Activity:
 
 
 class _Envelope:
-    """Around every request: note that it came, and put the security headers on its answer."""
+    """Around every request: note that it came, let the worker wait for questions, put the security headers on its answer."""
 
-    def __init__(self, app: ASGIApp, activity: Activity) -> None:
+    def __init__(self, app: ASGIApp, activity: Activity, courtesy: Courtesy) -> None:
         self._app = app
         self._activity = activity
+        self._courtesy = courtesy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         self._activity.last = time.monotonic()
+        with ExitStack() as answering:
+            if scope["method"] == "GET":
+                answering.enter_context(self._courtesy.asking())
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _add_headers(message)
-            await send(message)
+            async def send_with_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    # The answer is there: how fast its reader takes it is not the worker's to wait for.
+                    answering.close()
+                    _add_headers(message)
+                await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+            await self._app(scope, receive, send_with_headers)
 
 
 def _add_headers(message: MutableMapping[str, Any]) -> None:

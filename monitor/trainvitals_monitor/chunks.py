@@ -106,13 +106,14 @@ def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: st
 def unpack_record(
     first_step: int, layout: str, blob: bytes, record: int, statistics: Sequence[str]
 ) -> list[Series]:
-    """Some statistics of one of the blob's records, which is inflated once at most."""
+    """Some statistics of one of the blob's records, inflated once at most, and as far as the last of them."""
     form = _form(layout)
     steps, plain, packed = _opened(first_step, form, blob)
     fields = [form.fields.get(statistic, _NO_FIELD) for statistic in statistics]
     second = b""
     if any(field.packed_bytes for field in fields):
-        second = zlib.decompress(packed)
+        end = max(field.packed_at + field.packed_bytes for field in fields)
+        second = zlib.decompressobj().decompress(packed, record * form.packed_bytes + end)
     found = []
     for field in fields:
         if field is _NO_FIELD:
@@ -127,7 +128,10 @@ def unpack_record(
             field.encoding,
             form.num_steps,
         )
-        found.append((steps[seen[:, 0]], values[:, 0][seen[:, 0]]))
+        if field.encoding.endswith("+"):
+            found.append((steps[seen[:, 0]], values[:, 0][seen[:, 0]]))
+        else:
+            found.append((steps, values[:, 0]))
     return found
 
 

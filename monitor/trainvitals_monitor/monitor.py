@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainvitals_monitor.config import Config
 from trainvitals_monitor.counters import Counters
+from trainvitals_monitor.courtesy import Courtesy
 from trainvitals_monitor.ingest import Arrival, read_frame
 from trainvitals_monitor.live import LiveRun, Sender
 from trainvitals_monitor.mutes import Mutes
@@ -69,6 +70,7 @@ class Monitor:
         self.config = config
         self.version = version("trainvitals")
         self.counters = Counters()
+        self.courtesy = Courtesy()
         self.store = Store(config.store)
         try:
             self.roster = Roster(config, self.store, self.counters)
@@ -195,6 +197,7 @@ class Monitor:
     def _process(self, group: list[_Waiting], taken: list[_Taken]) -> None:
         for waiting in group:
             self._take(waiting, taken)
+        self.courtesy.pause()
         try:
             with self.counters.timed("store"):
                 self._commit([one.run for one in taken if one.is_new])
@@ -215,8 +218,10 @@ class Monitor:
 
     def _take(self, waiting: _Waiting, taken: list[_Taken]) -> None:
         try:
+            self.courtesy.pause()
             with self.counters.timed("decode"):
                 arrival = read_frame(waiting.blob, self.config.limits)
+            self.courtesy.pause()
             with self.counters.timed("judge"):
                 run, is_new = self._judge(arrival)
         except Refusal as refusal:

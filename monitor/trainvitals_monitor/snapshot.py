@@ -8,6 +8,8 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.first_cause import standing
 from trainvitals_monitor.hearing import Hearing
@@ -51,5 +53,7 @@ def number(value: float | None) -> Number | None:
 
 def numbers(values: Any) -> list[Number]:
     """A column as JSON can have it."""
-    plain: list[float] = values.tolist()
-    return [value if math.isfinite(value) else number(value) or 0.0 for value in plain]
+    plain: list[Number] = values.tolist()
+    for at in np.flatnonzero(~np.isfinite(values)):
+        plain[at] = number(float(values[at])) or 0.0
+    return plain
