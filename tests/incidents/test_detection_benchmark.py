@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.detection import (
-    CORPUS,
-    FITS,
-    Case,
-    Result,
-    Told,
-    read_corpus,
-    sort_out,
-    table,
-    totals,
-    worse,
-    write_docs,
-)
+from benchmarks.cases import CORPUS, Case, read_corpus
+from benchmarks.detection import table, write_docs
+from benchmarks.fits import FITS
+from benchmarks.judging import Result, Told, sort_out, totals, worse
 
 
 def case(**fields: object) -> Case:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.detection import BLIND, FURTHER, Case, read_corpus
+from benchmarks.cases import BLIND, FURTHER, Case, read_corpus
 from tests.incidents.drive import drive, findings_of, load_case
 from tests.incidents.evidence import is_there
 from trainvitals_monitor.findings import Finding, Severity
