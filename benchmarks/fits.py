@@ -84,6 +84,7 @@ FITS: dict[str, tuple[str, ...]] = {
         "learning-rate-zero",
         "learning-rate-vanished",
         "learning-rate-jump",
+        "schedule-ended-early",
         "schedule-overrun",
         "resume-discontinuity",
     ),

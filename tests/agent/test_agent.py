@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import trainvitals
-from trainvitals.facts import BACKWARD_SCALAR
+from trainvitals.facts import BACKWARD_CALLS, BACKWARD_SCALAR
 from trainvitals.frame import decode
 from trainvitals.settings import SETTING_BY_NAME
 
@@ -47,7 +47,7 @@ def logged(folder: Path, name: str) -> list[float]:
         for header, tables in frames(folder)
         if "scalars" in tables
         for value, index in zip(tables["scalars"][name], tables["scalars"]["scalar"], strict=True)
-        if header["scalars"][index] != BACKWARD_SCALAR
+        if header["scalars"][index] not in (BACKWARD_SCALAR, BACKWARD_CALLS)
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LinearLR
 
 from tests.incidents.healthy_runs.run import Run, blobs, perceptron, update
 from tests.incidents.state_faults import StateFaults
@@ -117,6 +117,28 @@ def warm_up_never_stepped(healthy: bool) -> Run:
 def decay_without_a_bound(healthy: bool) -> Run:
     """A linear decay over 30 steps goes on below zero; the twin's is over 60."""
     return _scheduled(lambda i: 1 - i / (60 if healthy else 30))
+
+
+def floor_reached_too_soon(healthy: bool) -> Run:
+    """LinearLR to a tenth over 120 steps, stepped as often as there are microbatches, four; the twin's once per step."""
+    model = perceptron(16, 32, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    schedule = LinearLR(optimizer, start_factor=1.0, end_factor=0.1, total_iters=120)
+
+    def step(i: int) -> float:
+        optimizer.zero_grad()
+        total = 0.0
+        for part in range(4):
+            values, labels = blobs(4 * i + part)
+            loss = functional.cross_entropy(model(values), labels) / 4
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        for _ in range(1 if healthy else 4):
+            schedule.step()
+        return total
+
+    return Run(model, optimizer, step)
 
 
 @FAULTS.of("learning-rate-vanished", steps=90, onset=47)

@@ -10,8 +10,10 @@ import pytest
 
 from tests.incidents.drive import drive, findings_of
 from tests.incidents.gradient_faults import FAULTS as GRADIENT_FAULTS
+from tests.incidents.gradient_faults import floor_reached_too_soon
 from tests.incidents.input_faults import FAULTS as INPUT_FAULTS
 from tests.incidents.state_faults import StateFault
+from trainvitals.contract import Contract
 from trainvitals_monitor.findings import Severity
 
 FAULTS = (*GRADIENT_FAULTS, *INPUT_FAULTS)
@@ -38,3 +40,15 @@ def test_the_healthy_twin_is_silent(
     drive(fault, healthy=True, folder=tmp_path, budget=budget)
     loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
     assert not loud, [(one.detector, one.subjects[:2], one.message) for one in loud]
+
+
+@pytest.mark.parametrize("healthy", [False, True])
+def test_a_floor_that_is_reached_too_soon_is_found_by_the_declared_steps(
+    healthy: bool, tmp_path: Path
+) -> None:
+    """A quarter of them, with four microbatches in each; the twin takes all of them."""
+    fault = StateFault("schedule-ended-early", 120, 30, "", floor_reached_too_soon)
+    drive(fault, healthy, tmp_path, contract=Contract(total_steps=120))
+    loud = [one for one in findings_of(tmp_path) if one.severity is not Severity.INFO]
+    found = [(one.detector, one.first_step) for one in loud]
+    assert found == ([] if healthy else [("schedule-ended-early", 30)])

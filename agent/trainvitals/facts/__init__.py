@@ -15,7 +15,7 @@ from trainvitals.facts.codebooks import CODE_LOOKS, CODES
 from trainvitals.facts.inputs import DRAWS, WORKER_ROUNDS
 from trainvitals.facts.ranks import GRADIENT_REPLICAS, INPUTS, REPLICAS
 from trainvitals.facts.routing import BALANCING, EXPERT_LOADS, FEEDING, LOAD_LOOKS, ROUTING
-from trainvitals.facts.run import BACKWARD_SCALAR, GROUPS, MANIFEST, SCALARS, STEPS
+from trainvitals.facts.run import BACKWARD_CALLS, BACKWARD_SCALAR, GROUPS, MANIFEST, SCALARS, STEPS
 from trainvitals.facts.state import (
     DIGEST_COLUMNS,
     DIGESTS,
@@ -75,6 +75,7 @@ SERIES: tuple[Column, ...] = tuple(column for table in _KEPT_TABLES for column i
 SERIES_TABLE = {column.name: table for table in _KEPT_TABLES for column in table.columns}
 
 __all__ = [
+    "BACKWARD_CALLS",
     "BACKWARD_SCALAR",
     "BALANCING",
     "BEGINNING",

@@ -50,10 +50,13 @@ GROUPS = Table(
 )
 BACKWARD_SCALAR = "backward_scalar"
 """Under this name the agent tells itself what `backward()` was called of. No "loss" in it, for it is scaled and divided."""
+BACKWARD_CALLS = "backward_calls"
+"""Under this name, how often `backward()` was called of a scalar since the step before, where that is more than once."""
 SCALARS = Table(
     name="scalars",
     help="What the trainer logged (loss and the like), by name; and, as `backward_scalar`, the sum of the scalars whose "
-    "`backward()` was called since the step before: scaled and divided as the trainer does, so no detector uses it.",
+    "`backward()` was called since the step before: scaled and divided as the trainer does, so no detector uses it; as `backward_calls` how many "
+    "those were, where there were several (microbatches, losses).",
     keys=("scalar", "step"),
     columns=(Column(name="value", dtype="float64", merge=Merge.MAX, help="the value as logged"),),
 )

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from trainvitals.backwards import BACKWARDS
 from trainvitals.capture import is_capturing
-from trainvitals.facts import BACKWARD_SCALAR
+from trainvitals.facts import BACKWARD_CALLS, BACKWARD_SCALAR
 from trainvitals.layout import is_dtensor
 from trainvitals.probes.probe import Look, Probe
 from trainvitals.record import Record
@@ -28,7 +28,8 @@ MAX_UNDERWAY = 1024
 
 class Backward(Probe):
     """
-    The sum of what `backward()` was called of since the step before: what the step's gradients are the gradients of.
+    The sum of what `backward()` was called of since the step before: what the step's gradients are the gradients of; and how
+    many these were, where there were several.
 
     It is no loss: trainers divide it by the number of microbatches or tokens, and multiply it by a gradient scaler's
     scale, and what was done can't be known. Calls with gradients given (a pipeline's stages) are passed over, and so is all
@@ -54,6 +55,8 @@ class Backward(Probe):
         """The step's calls are complete; what has arrived of this and earlier ones is told."""
         if self._calls and len(self._underway) < MAX_UNDERWAY:
             self._waiting.append((look.step, self._sum, self._underway))
+        if self._calls > 1:
+            look.record.scalar(BACKWARD_CALLS, look.step, self._calls)
         self._begin(is_resting=False)
         self._record = look.record
         self._tell(look.record, wait=False)

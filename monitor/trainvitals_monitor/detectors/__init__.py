@@ -61,6 +61,7 @@ from trainvitals_monitor.detectors.resume_mismatched import ResumeMismatched
 from trainvitals_monitor.detectors.resume_not_applied import ResumeNotApplied
 from trainvitals_monitor.detectors.router_collapse import RouterCollapse
 from trainvitals_monitor.detectors.router_untrained import RouterUntrained
+from trainvitals_monitor.detectors.schedule_ended_early import ScheduleEndedEarly
 from trainvitals_monitor.detectors.schedule_overrun import ScheduleOverrun
 from trainvitals_monitor.detectors.slot_replaced import SlotReplaced
 from trainvitals_monitor.detectors.steps_skipped import StepsSkipped
@@ -103,6 +104,7 @@ DETECTORS: tuple[type[Detector], ...] = (
     StepsSkipped,
     LearningRateZero,
     LearningRateVanished,
+    ScheduleEndedEarly,
     ScheduleOverrun,
     LearningRateJump,
     LoraDead,

@@ -1,5 +1,5 @@
 """
-Runs for learning-rate-zero, learning-rate-vanished, learning-rate-jump and schedule-overrun.
+Runs for learning-rate-zero, learning-rate-vanished, learning-rate-jump, schedule-ended-early and schedule-overrun.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from trainvitals.contract import Contract
 from trainvitals_monitor.detectors.learning_rate_jump import LearningRateJump
 from trainvitals_monitor.detectors.learning_rate_vanished import LearningRateVanished
 from trainvitals_monitor.detectors.learning_rate_zero import LearningRateZero
+from trainvitals_monitor.detectors.schedule_ended_early import ScheduleEndedEarly
 from trainvitals_monitor.detectors.schedule_overrun import ScheduleOverrun
 from trainvitals_monitor.findings import Severity
 
@@ -213,6 +214,68 @@ def triangles() -> Stream:
 def second_warm_up() -> Stream:
     """A cosine to zero, and a line up."""
     return _run([*_cosine(40, 40), *(1e-5 * step for step in range(40))])
+
+
+def _to_floor(
+    decay: int, tail: int, total: int | None = 200, ranks: int = 1, passes: int = 1
+) -> Stream:
+    """Down to a tenth of the peak within `decay` steps, and `tail` more there; `passes`: backward passes in a step."""
+    contract = Contract(total_steps=total)
+    stream = Stream(["a", "b"], contract=contract, world_size=ranks)
+    stream.optimizers([["a", "b"]])
+    falling = [1e-3 * (1 - 0.9 * step / decay) for step in range(decay)]
+    for rate in [*falling, *([1e-4] * tail)]:
+        calls = {"backward_calls": float(passes)} if passes > 1 else None
+        stream.step(values={"*": 1.0}, lr=rate, scalars=calls)
+    return stream
+
+
+@SCENARIOS.fires(
+    ScheduleEndedEarly, Severity.WARNING, subject="a", first_step=51, says="stepped 4 times"
+)
+def schedule_stepped_per_microbatch() -> Stream:
+    """Four backward passes in a step, and the decay is over after a quarter of the declared steps."""
+    return _to_floor(50, 30, passes=4)
+
+
+@SCENARIOS.fires(ScheduleEndedEarly, Severity.WARNING, first_step=101, says="stepped 2 times")
+def schedule_stepped_per_process() -> Stream:
+    """Two processes, and half of the steps."""
+    return _to_floor(100, 30, ranks=2)
+
+
+@SCENARIOS.fires(ScheduleEndedEarly, Severity.INFO, first_step=41)
+def short_decay_of_a_long_training() -> Stream:
+    """A fifth of the declared steps, by which nothing is stepped too often: it may be meant."""
+    return _to_floor(40, 30)
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def tail_at_the_floor() -> Stream:
+    """The decay takes two thirds of the declared steps, in four passes each."""
+    return _to_floor(130, 60, passes=4)
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def training_without_a_declared_end() -> Stream:
+    """As long again at the floor, on purpose."""
+    return _to_floor(50, 50, total=None, passes=4)
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def decay_by_milestones() -> Stream:
+    """A tenth after half of the declared steps, with two processes."""
+    stream = Stream(["a"], contract=Contract(total_steps=100), world_size=2)
+    stream.optimizers([["a"]])
+    for step in range(90):
+        stream.step(values={"*": 1.0}, lr=1e-3 if step < 50 else 1e-4)
+    return stream
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def warm_up_and_a_constant() -> Stream:
+    """What rose to where it is has not ended."""
+    return _run([*_warm_up(50), *([1e-3] * 50)], total_steps=200)
 
 
 def _warm_up(steps: int, peak: float = 1e-3) -> list[float]:
