@@ -176,6 +176,7 @@ EXPLAINS_NOTHING = frozenset(
         "frozen-statistics-moved",
         "replica-divergence",
         "replicas-fed-same-batch",
+        "schedule-ended-early",
         "schedule-overrun",
         "workers-fed-same-data",
         # Told of by what they are, and not by why.

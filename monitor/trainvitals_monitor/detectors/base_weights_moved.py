@@ -50,7 +50,8 @@ class BaseWeightsMoved(Detector):
 
     Misses:
         A base that is merged and restored moves by about one ulp each time, which is passed over, though in bfloat16 it
-        adds up over hundreds of times (https://github.com/huggingface/trl/issues/6688); so is one that is merged by
+        adds up over hundreds of times (https://github.com/huggingface/trl/issues/6688); so are moves now and then that no two
+        looks in a row have between them; so is one that is merged by
         design, where the adapter begins anew each time (ReLoRA). A base that an optimizer holds, or that is declared frozen, is
         frozen-parameter-moved's.
     """
@@ -117,6 +118,8 @@ class BaseWeightsMoved(Detector):
         with np.errstate(invalid="ignore"):
             real = seen & (changed > 0) & (update > rounding * view.latest("norm")[tensors])
         recent, kept = real[-_RECENT:], real & _adapter_goes_on(view, tensors)
+        # A move since an earlier look may lie where B was not seen: the adapter may have begun anew, and grown, since then.
+        kept[1:] &= seen[:-1]
         moves, steps = self.threshold("moves", view)[tensors], view.window_steps(_WINDOW)
         often = recent.sum(axis=0) >= moves
         first = np.where(often, steps[-_RECENT:][recent.argmax(axis=0)], steps[kept.argmax(axis=0)])

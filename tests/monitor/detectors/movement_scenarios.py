@@ -266,6 +266,19 @@ def adapter_merged_and_begun_anew() -> Stream:
 
 
 @SCENARIOS.silent(BaseWeightsMoved)
+def adapter_begun_anew_between_looks_at_the_base() -> Stream:
+    """ReLoRA: whenever the base is looked at again, some steps after a merge, B has grown for a while."""
+    stream = _with_adapter()
+    for step in range(1, 180):
+        b = {"wq.lora_B.default.weight": 0.1}
+        stream.step(
+            values={"*": 8.0, "wq.lora_B.default.weight": 0.05 + 0.05 * (step % 40)},
+            updates={**b, "wq.weight": {"update_norm": 0.5, "since": 40}} if step % 40 == 20 else b,
+        )
+    return stream
+
+
+@SCENARIOS.silent(BaseWeightsMoved)
 def base_that_is_loaded_again() -> Stream:
     """Each move is that of a load."""
     stream = _with_adapter()
