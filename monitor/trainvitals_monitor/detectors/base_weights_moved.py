@@ -20,7 +20,7 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.detectors.frozen import declared_frozen, loaded_meanwhile
-from trainvitals_monitor.detectors.stretch import look_back
+from trainvitals_monitor.detectors.stretch import look_back, looks_before
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -50,8 +50,8 @@ class BaseWeightsMoved(Detector):
 
     Misses:
         A base that is merged and restored moves by about one ulp each time, which is passed over, though in bfloat16 it
-        adds up over hundreds of times (https://github.com/huggingface/trl/issues/6688); so are moves now and then that no two
-        looks in a row have between them; so is one that is merged by
+        adds up over hundreds of times (https://github.com/huggingface/trl/issues/6688); so are moves now and then in steps
+        at which B was not looked at; so is one that is merged by
         design, where the adapter begins anew each time (ReLoRA). A base that an optimizer holds, or that is declared frozen, is
         frozen-parameter-moved's.
     """
@@ -117,25 +117,29 @@ class BaseWeightsMoved(Detector):
         rounding = self.threshold("ulps", view)[tensors] * _ulp(view, tensors)
         with np.errstate(invalid="ignore"):
             real = seen & (changed > 0) & (update > rounding * view.latest("norm")[tensors])
-        recent, kept = real[-_RECENT:], real & _adapter_goes_on(view, tensors)
-        # A move since an earlier look may lie where B was not seen: the adapter may have begun anew, and grown, since then.
-        kept[1:] &= seen[:-1]
+        recent, kept = real[-_RECENT:], real & _adapter_goes_on(view, tensors, looks_before(seen))
         moves, steps = self.threshold("moves", view)[tensors], view.window_steps(_WINDOW)
         often = recent.sum(axis=0) >= moves
         first = np.where(often, steps[-_RECENT:][recent.argmax(axis=0)], steps[kept.argmax(axis=0)])
         return often | (kept.sum(axis=0) >= moves), first
 
 
-def _adapter_goes_on(view: View, tensors: IntArray) -> BoolArray:
-    """[k, n]: B was looked at in this step and in the one before, and lost nothing of note: no adapter that begins anew."""
+def _adapter_goes_on(view: View, tensors: IntArray, before: IntArray) -> BoolArray:
+    """
+    [k, n]: B was looked at in every step since the base's look before, and never lost anything of note: where it was
+    not seen, the adapter may have begun anew, and grown since then.
+    """
     adapters = adapters_of(view)
     b_of = dict(zip(adapters.base.tolist(), adapters.b.tolist(), strict=True))
     norm, seen = look_back(view, "norm", _WINDOW, np.array([b_of[one] for one in tensors.tolist()]))
-    goes_on = np.zeros(norm.shape, np.bool_)
+    broken = np.ones(norm.shape, np.int64)
     in_a_row = np.diff(view.window_steps(_WINDOW)) == 1
     with np.errstate(invalid="ignore"):
         lasts = (norm[1:] > 0.5 * norm[:-1]) & (norm[:-1] > 0)
-    goes_on[1:] = lasts & seen[1:] & seen[:-1] & in_a_row[:, None]
+    broken[1:] -= lasts & seen[1:] & seen[:-1] & in_a_row[:, None]
+    breaks = np.cumsum(broken, axis=0)
+    since = np.take_along_axis(breaks, np.maximum(before, 0), axis=0)
+    goes_on: BoolArray = (before >= 0) & (breaks == since)
     return goes_on
 
 

@@ -13,11 +13,10 @@ from trainvitals_monitor.detectors.detector import (
     BoolArray,
     Claim,
     Detector,
-    IntArray,
     Threshold,
 )
 from trainvitals_monitor.detectors.modes import Modes, modes_of, norm_modules
-from trainvitals_monitor.detectors.stretch import look_back
+from trainvitals_monitor.detectors.stretch import look_back, looks_before
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -132,7 +131,7 @@ def _move(view: View, modes: Modes, mask: BoolArray) -> BoolArray:
     since, _ = look_back(view, "since", _WINDOW, tensors)
     steps = view.window_steps(_WINDOW)
     looks_at_any = np.cumsum(view.window("update_norm", _WINDOW)[1].any(axis=1))
-    before = _looks_before(seen)
+    before = looks_before(seen)
     whole = (before >= 0) & (
         looks_at_any[:, None] - looks_at_any[before] == steps[:, None] - steps[before]
     )
@@ -144,13 +143,6 @@ def _move(view: View, modes: Modes, mask: BoolArray) -> BoolArray:
     moving: BoolArray = mask.copy()
     moving[tensors] = move | ((looks == 0) & (2 * move.sum() > (looks > 0).sum()))
     return moving
-
-
-def _looks_before(seen: BoolArray) -> IntArray:
-    """[k, n]: the row of each tensor's last look before each row, -1 where there is none."""
-    rows = np.where(seen, np.arange(len(seen))[:, None], -1)
-    last = np.maximum.accumulate(rows, axis=0)
-    return np.concatenate([np.full((1, seen.shape[1]), -1), last[:-1]])
 
 
 def _norms_off(view: View, modes: Modes, mask: BoolArray) -> bool:

@@ -36,6 +36,14 @@ def look_back(
     return past, looked
 
 
+def looks_before(seen: BoolArray) -> IntArray:
+    """Of [k, n]: the row of each tensor's last look before each row, -1 where there is none."""
+    rows = np.where(seen, np.arange(len(seen))[:, None], -1)
+    before = np.full(seen.shape, -1, np.int64)
+    before[1:] = np.maximum.accumulate(rows, axis=0)[:-1]
+    return before
+
+
 def stretch_of(bad: BoolArray, seen: BoolArray, steps: IntArray) -> Stretch:
     """The stretch of looks ([k, n], oldest first) at which `bad` held; looks that were not made break nothing."""
     rows = np.arange(len(steps))[:, None]

@@ -4,6 +4,7 @@ Runs for updates-lost, parameter-stuck, frozen-parameter-moved and base-weights-
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -268,11 +269,22 @@ def adapter_merged_and_begun_anew() -> Stream:
 @SCENARIOS.silent(BaseWeightsMoved)
 def adapter_begun_anew_between_looks_at_the_base() -> Stream:
     """ReLoRA: whenever the base is looked at again, some steps after a merge, B has grown for a while."""
+    return _base_seen_seldom(lambda step: 0.05 + 0.05 * (step % 40))
+
+
+@SCENARIOS.fires(BaseWeightsMoved, Severity.CRITICAL, subject="wq.weight")
+def adapter_that_goes_on_between_looks_at_the_base() -> Stream:
+    """The same moves, and B is there at each step in between."""
+    return _base_seen_seldom(lambda step: 0.05 + 0.01 * step)
+
+
+def _base_seen_seldom(norm_of_b: Callable[[int], float]) -> Stream:
+    """The base is looked at in every fortieth step, and has moved each time; B in each."""
     stream = _with_adapter()
     for step in range(1, 180):
         b = {"wq.lora_B.default.weight": 0.1}
         stream.step(
-            values={"*": 8.0, "wq.lora_B.default.weight": 0.05 + 0.05 * (step % 40)},
+            values={"*": 8.0, "wq.lora_B.default.weight": norm_of_b(step)},
             updates={**b, "wq.weight": {"update_norm": 0.5, "since": 40}} if step % 40 == 20 else b,
         )
     return stream
