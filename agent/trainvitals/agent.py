@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from trainvitals.announcing import Announcer
 from trainvitals.answers import Answers, OnFinding
 from trainvitals.attached import ATTACHED, Attachment
-from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
+from trainvitals.attempt import attempt_key, last_step, read_world, remember_progress, run_name
 from trainvitals.attempts import Attempts
 from trainvitals.budget import Budget
 from trainvitals.clock import Clock
@@ -44,6 +44,7 @@ from trainvitals.rounds import Rounds
 from trainvitals.sender import Sender
 from trainvitals.settings import Settings
 from trainvitals.slots import SlotTable
+from trainvitals.stretch import Stretch
 from trainvitals.swaps import SWAPS
 
 
@@ -81,7 +82,9 @@ class Agent:
         self._ownership = Ownership(self._slots, optimizers)
         self._log = Log()
         self._checkpoints = Checkpoints(self._slots, self._record, self._steps_done)
-        self._attempts = Attempts(self._record, self._steps_done, self._ownership.owns)
+        self._attempts = Attempts(
+            self._record, self._steps_done, self._ownership.owns, lambda: self._clock.begun
+        )
         self._probes: list[Probe] = [
             *(probe() for probe in PROBES),
             self._checkpoints,
@@ -90,16 +93,24 @@ class Agent:
         for probe in self._probes:
             probe.guarded = self._guard.call
         self._budget = Budget(settings.budget, watch=settings.watch)
+        stretch = Stretch(self._progress)
         self._rounds = Rounds(
-            self._slots, self._record, self._guard, self._budget, self._probes, self._progress
+            self._slots,
+            self._record,
+            self._guard,
+            self._budget,
+            self._probes,
+            self._progress,
+            stretch,
         )
         self._clock = Clock(
             self._ownership.owns,
             self._rounds.before_step,
             self._after_round,
             optimizers,
-            guarded=self._guard.call,
-            attempted=self._guard.attempt,
+            stretch=stretch,
+            settle=self._settle,
+            guard=self._guard,
         )
         self._letterhead = Letterhead(
             self.settings,
@@ -230,10 +241,12 @@ class Agent:
             # Steps that a scaler has skipped since are steps of the trainer's.
             ours = made + self._attempts.skipped_in_a_row
             self._guard.attempt("log(step=)", self._progress.tell, step, ours)
-        for name, value in {"loss": loss, **scalars}.items():
-            # Each by itself: a text under one name must not end the loss.
+        # Each by itself: a text under one name must not end the loss.
+        if loss is not None:
+            self._guard.call("log(loss=)", self._log.log, self._record, made, "loss", loss)
+        for name, value in scalars.items():
             if value is not None:
-                self._guard.call(f"log({name}=)", self._log.log, self._record, made, {name: value})
+                self._guard.call(f"log({name}=)", self._log.log, self._record, made, name, value)
 
     def step(self) -> None:
         """One step of a trainer that updates its parameters without a torch optimizer; call it after the update."""
@@ -300,7 +313,14 @@ class Agent:
 
     def _after_round(self, optimizers: Sequence[Optimizer]) -> None:
         self._rounds.after_round(optimizers)
-        remember_step(self.run, self.settings.monitor, self._progress.step)
+        remember_progress(self.run, self.settings.monitor, self._progress)
+        self._tell_findings()
+
+    def _settle(self) -> None:
+        self._rounds.settle()
+        self._tell_findings()
+
+    def _tell_findings(self) -> None:
         # Where nobody trains any more, nobody is there to be raised at.
         self._guard.call("findings", self._answers.tell, not self._is_leaving)
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from trainvitals.progress import Progress
 from trainvitals.settings import Settings
 
 _IMPORTED_AT = time.time()
@@ -46,7 +47,7 @@ _LIFETIME_VARIABLES = (
 )
 
 _attaches: Counter[str] = Counter()
-_steps: dict[tuple[str, str], int] = {}
+_progress: dict[tuple[str, str], Progress] = {}
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,15 @@ def attempt_key(settings: Settings, run: str, environ: Mapping[str, str] = os.en
     return f"r{restarts}-{_hash(lifetime)}{again}"
 
 
-def remember_step(run: str, monitor: str, step: int) -> None:
-    """The run, as this monitor (or folder) knows it, has come to this step in this process."""
-    _steps[run, monitor] = step
+def remember_progress(run: str, monitor: str, progress: Progress) -> None:
+    """The run, as this monitor (or folder) knows it, is this far in this process."""
+    _progress[run, monitor] = progress
 
 
 def last_step(run: str, monitor: str) -> int | None:
     """How far the run came in this process; None if this monitor (or folder) has not seen it from here."""
-    return _steps.get((run, monitor))
+    progress = _progress.get((run, monitor))
+    return None if progress is None else progress.step
 
 
 def _job(environ: Mapping[str, str]) -> str:

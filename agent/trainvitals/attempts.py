@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from trainvitals.frame import StepsAttempted
 from trainvitals.patches import SharedPatch
-from trainvitals.probes.probe import Look, Probe
+from trainvitals.probes.probe import Probe
 from trainvitals.record import Record
 from trainvitals.scalar import number_of
 from trainvitals.slots import SlotTable
@@ -43,12 +43,15 @@ class Attempts(Probe):
         record: Record,
         steps_done: Callable[[], int],
         owns: Callable[[Optimizer], bool],
+        steps_begun: Callable[[], int],
     ) -> None:
+        """`steps_begun()`: of our optimizers, so far."""
         self._record = record
         self._steps_done = steps_done
         self._owns = owns
         self._pid = os.getpid()
-        self._has_stepped = False
+        self._steps_begun = steps_begun
+        self._begun_before = 0
         self._recent: deque[tuple[bool, float | None]] = deque(maxlen=RECENT)
         self._attempts = self._skipped = self._told = 0
         self.skipped_in_a_row = 0
@@ -56,14 +59,6 @@ class Attempts(Probe):
     def attached(self, slots: SlotTable) -> None:  # noqa: ARG002  (that it happens is all)
         """Begin to listen."""
         _PATCH.hold(self)
-
-    def before_step(self, look: Look) -> None:  # noqa: ARG002  (that it happens is all)
-        """An optimizer of ours steps."""
-        self._has_stepped = True
-
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002
-        """It does so in a round without a look, too."""
-        self._has_stepped = True
 
     def close(self) -> None:
         """Stop to listen; the last agent gives the function back."""
@@ -75,7 +70,7 @@ class Attempts(Probe):
 
     def begins(self) -> None:
         """A scaler is asked for a step."""
-        self._has_stepped = False
+        self._begun_before = self._steps_begun()
 
     def ends(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         """It has made it, or not."""
@@ -84,7 +79,7 @@ class Attempts(Probe):
     def _count(self, scaler: GradScaler, optimizer: Optimizer) -> None:
         if os.getpid() != self._pid or not self._owns(optimizer):
             return
-        skipped = not self._has_stepped
+        skipped = self._steps_begun() == self._begun_before
         self._attempts += 1
         self._skipped += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0

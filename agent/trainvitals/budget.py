@@ -43,8 +43,13 @@ so many tensors are digested at every step, under a budget at every 16th.
 SPIKE = 4.0
 """A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
 CREDIT_STEPS = 8
-DEBT_STEPS = 1024
-"""Bounds of an account, in steps' income: no burst after a pause, no silence for ever after a stall."""
+DEBT_STEPS = 200
+"""
+Bounds of an account, in steps' income: no burst after a pause, no long silence after a stall. A look that by its price
+takes more than the debt's is paid in full, for its like would come too often.
+"""
+DEAR = 2.0
+"""A look that takes so many times what it should by its price has met a stall."""
 
 
 class Budget:
@@ -90,6 +95,17 @@ class Budget:
         self._learn_slots(slots)
         return self._affordable(step, slots)
 
+    def rests_ahead(self, step: int, slots: SlotTable) -> int:
+        """After a rest that made step `step`: so many more will follow, which needn't be asked for (`rested`)."""
+        ahead = self._rests.ahead((self._share or 0.0) * self._usual)
+        return min(ahead, RANK_STEPS - 1 - step % RANK_STEPS) if slots.world_size > 1 else ahead
+
+    def rested(self, seconds: Sequence[float], agent_seconds: float) -> None:
+        """Rests that were announced are over, which took so long each, and all together so much of our time."""
+        self._choices += len(seconds)
+        self._paces.extend((each, agent_seconds / len(seconds)) for each in seconds)
+        self._pay_in(seconds, agent_seconds)
+
     def spent(self, kind: str, count: int, seconds: float) -> None:
         """What a probe of this kind took to look at `count` tensors."""
         if count:
@@ -104,7 +120,7 @@ class Budget:
         """
         self._paces.append((seconds, agent_seconds))
         if self._is_resting:
-            self._pay_in(seconds, agent_seconds)
+            self._pay_in([seconds], agent_seconds)
             return
         drawn = {
             kind: seconds * self._accounts[kind].drawn for kind, seconds in self._spent.items()
@@ -121,8 +137,9 @@ class Budget:
             if self._share is not None:  # what is free is no part of the share
                 self._paces.clear()
             return
-        self._pay_in(seconds, fixed)
-        self._settle(self._income, self._usual_income, drawn)
+        self._pay_in([seconds], fixed)
+        self._draw(drawn)
+        self._credit(self._income, self._usual_income)
         self._income = self._usual_income = 0.0
 
     def plan(self) -> Plan:
@@ -155,24 +172,34 @@ class Budget:
             return True
         return self._choices <= START_STEPS and self._at_start < START_SECONDS
 
-    def _pay_in(self, seconds: float, fixed: float) -> None:
-        """A round's income, less its fixed cost; of a pause (a save) what is beyond a spike pays what we did in it."""
-        share = self._share or 1.0
-        paid = min(seconds, SPIKE * self._usual)
-        self._usual += (0.5 if seconds < self._usual else 0.05) * (paid - self._usual)
-        usual = share * self._usual
-        fixed = max(0.0, fixed - share * (seconds - paid))
-        self._income += self._rests.settle(self._is_resting, share * paid, usual, fixed)
-        self._usual_income += usual
+    def _pay_in(self, rounds: Sequence[float], fixed: float) -> None:
+        """The income of a round, or of rests, less its fixed cost; of a pause (a save) what is beyond a spike pays what we did in it."""
+        share, paid, usual = self._share or 1.0, 0.0, self._usual
+        for seconds in rounds:
+            counts = min(seconds, SPIKE * usual)
+            usual += (0.5 if seconds < usual else 0.05) * (counts - usual)
+            paid += counts
+            self._usual_income += share * usual
+        self._usual = usual
+        fixed = max(0.0, fixed - share * (sum(rounds) - paid))
+        rests = len(rounds) if self._is_resting else 0
+        self._income += self._rests.settle(rests, share * paid, share * usual, fixed)
 
-    def _settle(self, income: float, usual_income: float, drawn: dict[str, float]) -> None:
+    def _draw(self, drawn: dict[str, float]) -> None:
+        """What the looks took, as far as it is theirs; of a walk, which has no price, what pays until the next."""
+        step_income = (self._share or 0.0) * self._usual
+        for kind, account in self._accounts.items():
+            priced = DEAR * account.chosen_units * account.price
+            steps = DEBT_STEPS if account.chosen_units else MAX_WALK_STEPS
+            account.balance -= min(drawn[kind], max(priced, steps * account.share * step_income))
+
+    def _credit(self, income: float, usual_income: float) -> None:
         income += self._left_over
         self._left_over = 0.0
-        for kind, account in self._accounts.items():
-            account.balance += account.share * income - drawn[kind]
-            bound = account.share * usual_income
-            left_over = max(0.0, account.balance - CREDIT_STEPS * bound)
-            account.balance = max(account.balance - left_over, -DEBT_STEPS * bound)
+        for account in self._accounts.values():
+            account.balance += account.share * income
+            left_over = max(0.0, account.balance - CREDIT_STEPS * account.share * usual_income)
+            account.balance -= left_over
             self._left_over += left_over
         self._left_over = min(self._left_over, CREDIT_STEPS * usual_income)
 

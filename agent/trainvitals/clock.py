@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -24,12 +23,13 @@ from torch.optim.optimizer import (
 )
 
 from trainvitals.capture import is_capturing
+from trainvitals.guard import Guard
 from trainvitals.scalar import number_of
+from trainvitals.stretch import Stretch
 from trainvitals.untraced import STEPS, untraced
 
 BeforeStep = Callable[[Sequence[Optimizer]], None]
 AfterRound = Callable[[Sequence[Optimizer]], None]
-Guarded = Callable[..., Any]
 
 _FORGET_AFTER_ROUNDS = 16
 """An optimizer that has not stepped for so many rounds is no longer waited for (a phase of training is over)."""
@@ -52,24 +52,26 @@ class Clock:
         after_round: AfterRound,
         expected: Iterable[Optimizer] = (),
         *,
-        guarded: Guarded,
-        attempted: Guarded,
+        stretch: Stretch,
+        settle: Callable[[], None],
+        guard: Guard,
     ) -> None:
         """
-        `guarded(part, function, *args)` is the agent's guard: nothing that we do may reach the trainer's step. So is
-        `attempted`, which does not switch the part off: one optimizer that can't be asked must not end the clock.
+        Nothing that we do may reach the trainer's step: `guard` is around all of it. `settle` is called when the steps
+        of a `stretch`, which the callbacks are not called for, are over.
         """
         self._owns = owns
         self._before_step = before_step
         self._after_round = after_round
-        self._guarded = guarded
-        self._attempted = attempted
+        self._guard = guard
+        self._stretch = stretch
+        self._settle = settle
         self._pid = os.getpid()
         # Optimizer -> the round it last stepped in. Those given at attach are waited for from the start.
         self._last_round: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         for optimizer in expected:
             self._last_round[optimizer] = 0
-        self._rounds = 0
+        self._rounds = self._begun = self._stretched = 0
         self._round: list[Optimizer] = []
         self._nest: list[tuple[Optimizer, bool]] = []
         # The last one that stepped, where it is ours and plain: nearly always the only one, and known at a glance.
@@ -80,14 +82,13 @@ class Clock:
         """Begin to listen; every hook is removed again by `stop`."""
         STEPS.hold()
         self._handles = [
-            register_optimizer_step_pre_hook(untraced(partial(self._guarded, "clock", self._pre))),
-            register_optimizer_step_post_hook(
-                untraced(partial(self._guarded, "clock", self._post))
-            ),
+            register_optimizer_step_pre_hook(untraced(self._before)),
+            register_optimizer_step_post_hook(untraced(self._after)),
         ]
 
     def stop(self) -> None:
         """Remove the hooks."""
+        self._stretch.close()
         for handle in self._handles:
             handle.remove()
         if self._handles:
@@ -97,6 +98,7 @@ class Clock:
     def silence(self) -> None:
         """Ignore every step from now on; the hooks stay until `stop`, for torch may be running through them."""
         self._pid = 0
+        self._stretch.close()
         self._round, self._nest = [], []
 
     def touched(self) -> list[str]:
@@ -114,47 +116,85 @@ class Clock:
         """Whether a round waits for another optimizer to step."""
         return bool(self._round)
 
+    @property
+    def begun(self) -> int:
+        """Steps of ours that began so far."""
+        return self._begun + self._stretch.begun
+
     def finish_round(self) -> None:
         """End the round that waits for an optimizer which may not come: at flush, close and the next round's start."""
+        self._catch_up()
         if self._round and not self._nest:
             finished, self._round = self._round, []
             self._rounds += 1
             for optimizer in finished:
                 self._last_round[optimizer] = self._rounds
+            if finished == [self._familiar()]:
+                self._stretch.is_allowed = not self._nest and self._waited_for() == finished
+                self._after_round(finished)
+                return
+            self._stretch.is_allowed = False
             self._after_round(
-                finished
-                if finished == [self._familiar()]
-                else _distinct(leaf for each in finished for leaf in plain_optimizers(each))
+                _distinct(leaf for each in finished for leaf in plain_optimizers(each))
             )
 
-    def _pre(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if not self._guard.lightly("stretch", self._stretch.begins, optimizer):
+            self._guard.call("clock", self._pre, optimizer)
+
+    def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if not self._guard.lightly("stretch", self._stretch.ends, optimizer):
+            self._guard.call("clock", self._post, optimizer)
+        elif not self._stretch.left:
+            self._guard.call("clock", self._settle)
+
+    def _leave_stretch(self) -> None:
+        """An optimizer steps in another way, or another one: from here on each round is one that is asked about."""
+        is_within, optimizer = self._stretch.close(), self._familiar()
+        self._settle()
+        if is_within and optimizer is not None:
+            self._nest.append((optimizer, False))
+
+    def _catch_up(self) -> None:
+        """Each step of a stretch was a round, of the optimizer that stepped last."""
+        steps, optimizer = self._stretch.made - self._stretched, self._familiar()
+        if steps:
+            self._stretched += steps
+            self._rounds += steps
+            if optimizer is not None:
+                self._last_round[optimizer] = self._rounds
+
+    def _pre(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._pid:
             return
-        plain = [optimizer] if self._familiar() is optimizer else self._plain_of_ours(optimizer)
-        if plain is None:
+        is_familiar = self._familiar() is optimizer
+        if not is_familiar and not self._guard.attempt("optimizer", self._owns, optimizer):
             return
+        self._catch_up()
+        if self._stretch.left:
+            self._leave_stretch()
+        plain = [optimizer] if is_familiar else self._plain_of(optimizer)
         self._unwind(optimizer)  # a step that raised has left it there
         outermost = not self._nest
         ignored = outermost and (is_capturing() or self._is_no_step(optimizer))
         if outermost and not ignored:
             if optimizer in self._round:
                 self.finish_round()
+            self._begun += 1
             self._before_step(plain)
         self._nest.append((optimizer, ignored))
 
-    def _plain_of_ours(self, optimizer: Optimizer) -> list[Optimizer] | None:
-        """Its plain optimizers if it trains the attached model."""
-        if not self._attempted("optimizer", self._owns, optimizer):
-            return None
+    def _plain_of(self, optimizer: Optimizer) -> list[Optimizer]:
+        """Its plain optimizers, which is itself as a rule."""
         plain = plain_optimizers(optimizer)
         self._familiar = ref(optimizer) if plain == [optimizer] else lambda: None
         return plain
 
     def _is_no_step(self, optimizer: Optimizer) -> bool:
         """A phantom step, or one of which that can't be said."""
-        return self._attempted("optimizer", is_phantom, optimizer) is not False
+        return self._guard.attempt("optimizer", is_phantom, optimizer) is not False
 
-    def _post(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _post(self, optimizer: Optimizer) -> None:
         ignored = self._unwind(optimizer)
         if ignored is None or ignored or self._nest:
             return

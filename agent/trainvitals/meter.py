@@ -5,14 +5,29 @@ What the agent takes of the trainer's process, in seconds: the other side of its
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter, thread_time
+
+STALL = 2.0
+"""
+Work counts as the time that it took, but at most as so many times its CPU time: where others have the processor, a look
+takes long without doing more. (Time that is shared evenly stretches the trainer's steps as much as ours, and counts.)
+"""
 
 
 class _Entry(threading.local):
     """When this thread came in; None while it is outside."""
 
     began: float | None = None
+
+
+@dataclass
+class Work:
+    """A part of an entry; `part` of its time counts, known when it is over."""
+
+    part: float = 1.0
 
 
 class Meter:
@@ -43,6 +58,26 @@ class Meter:
         if entry.began is not None:
             self._seconds += perf_counter() - entry.began
             entry.began = None
+
+    def add(self, seconds: float) -> None:
+        """What was measured elsewhere."""
+        self._seconds += seconds
+
+    @contextmanager
+    def work(self, waits: bool) -> Iterator[Work]:
+        """
+        Something within an entry that takes so long that its CPU time is worth being asked for, 1 us: a stall is not ours.
+        `waits`: for a device, which the trainer waits for as well.
+        """
+        work = Work()
+        began, began_cpu = perf_counter(), thread_time()
+        try:
+            yield work
+        finally:
+            seconds, counts = perf_counter() - began, STALL * (thread_time() - began_cpu)
+            if not waits and counts < seconds:
+                work.part = counts / seconds
+                self._seconds -= seconds - counts
 
     def taken(self) -> float:
         """All seconds since this was last asked, those of the entry that asks included."""

@@ -11,7 +11,7 @@ import functools
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
-from weakref import ref
+from weakref import WeakSet, ref
 
 from trainvitals.untraced import keep_untraced
 
@@ -65,6 +65,7 @@ class SharedPatch(Generic[ListenerT]):
         self._lock = threading.Lock()
         self._references: tuple[ref[ListenerT], ...] = ()
         self._patch: Patch | None = None
+        self._passing: WeakSet[ListenerT] = WeakSet()
 
     @property
     def listeners(self) -> tuple[ListenerT, ...]:
@@ -77,10 +78,19 @@ class SharedPatch(Generic[ListenerT]):
             self._keep([*self._others(listener), listener])
             if self._patch is None:
                 self._patch = self._make()
+            self._patch.active = True
+
+    def pass_over(self, listener: ListenerT, passed: bool) -> None:
+        """Whether the listener need not be told: while none need be, calls are only passed through."""
+        with self._lock:
+            (self._passing.add if passed else self._passing.discard)(listener)
+            if self._patch is not None:
+                self._patch.active = any(each not in self._passing for each in self.listeners)
 
     def release(self, listener: ListenerT) -> None:
         """One listener less."""
         with self._lock:
+            self._passing.discard(listener)
             self._keep(self._others(listener))
             if not self._references and self._patch is not None:
                 self._patch.restore()

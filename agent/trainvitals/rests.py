@@ -8,12 +8,17 @@ at in a row, for some facts take two neighbouring steps.
 
 from __future__ import annotations
 
+import math
+
 FIXED_PART = 0.5
 MAX_RESTS = 256
-"""Rests in a row: so short steps that the share can't be kept even so are looked at this often in any case."""
+"""
+Rests in a row: so short steps that the share can't be kept even so are looked at this often in any case. So no debt is
+larger than so many steps' income.
+"""
 IN_A_ROW = 2
-DEBT_STEPS = 1024
-"""The debt's bound, in steps' income: a stall is forgiven in time."""
+MAX_AHEAD = 16
+"""Rests that are promised beforehand: when steps become longer, so many too many."""
 
 
 class Rests:
@@ -30,10 +35,22 @@ class Rests:
             return False
         return self._debt > 0
 
-    def settle(self, rested: bool, income: float, usual_income: float, fixed: float) -> float:
-        """A round is over that had a fixed cost (seconds): what of its income is left for looks."""
-        self._rested, self._looked = (self._rested + 1, 0) if rested else (0, self._looked + 1)
+    def ahead(self, usual_income: float) -> int:
+        """So many of the next rounds will be rests, if steps go on as usual."""
+        if not self.is_due():
+            return 0
+        a_step = FIXED_PART * usual_income
+        needed = math.ceil(self._debt / a_step) if self._debt < MAX_AHEAD * a_step else MAX_AHEAD
+        return min(needed, MAX_RESTS - self._rested)
+
+    def settle(self, rested: int, income: float, usual_income: float, fixed: float) -> float:
+        """
+        A round is over that had a fixed cost (seconds), or `rested` rests are: what of their income is left for looks.
+
+        `usual_income`: of one step.
+        """
+        self._rested, self._looked = (self._rested + rested, 0) if rested else (0, self._looked + 1)
         self._debt += fixed - FIXED_PART * income
         left_over = max(0.0, -self._debt)
-        self._debt = min(max(self._debt, 0.0), DEBT_STEPS * FIXED_PART * usual_income)
+        self._debt = min(max(self._debt, 0.0), MAX_RESTS * FIXED_PART * usual_income)
         return (1.0 - FIXED_PART) * income + left_over

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch.optim import Optimizer
 from trainvitals.budget import Budget
 from trainvitals.coverage import Coverage
 from trainvitals.guard import Guard
-from trainvitals.probes.probe import Choice, Look, Probe
+from trainvitals.probes.probe import Choice, Look, Probe, Rested
 from trainvitals.progress import Progress
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
+from trainvitals.stretch import Stretch
 
 
 class Rounds:
@@ -36,6 +38,7 @@ class Rounds:
         budget: Budget,
         probes: Sequence[Probe],
         progress: Progress,
+        stretch: Stretch,
     ) -> None:
         self._slots = slots
         self._record = record
@@ -43,10 +46,14 @@ class Rounds:
         self._budget = budget
         self._probes = probes
         self._progress = progress
+        self._stretch = stretch
         self._coverage = Coverage()
         self._choice: Choice | None = None
-        self._is_resting = False
-        self._counting = [each for each in probes if type(each).rest is not Probe.rest]
+        self._is_resting = self._waits_for_devices = False
+        self._counting = _overriding(probes, "rest")
+        self._counting_steps = _overriding(probes, "rest_step")
+        self._telling = _overriding(probes, "after_rests")
+        self._rested = Rested()
         self._steps: list[tuple[int, float, float, float]] = []
         self._ended_at = time.perf_counter()
 
@@ -56,32 +63,48 @@ class Rounds:
             self._begin()
         step = self._progress.step + 1
         if self._is_resting:
-            for probe in self._counting:
-                self._guard.call(probe.name, probe.rest, step, optimizers)
+            for probe in self._counting_steps:
+                self._guard.call(probe.name, probe.rest_step, step, optimizers)
             return
         look = self._look(step, optimizers)
-        for probe in self._probes:
-            self._timed(probe, probe.before_step, look)
+        self._ask(look, [(probe, probe.before_step) for probe in self._probes])
 
     def after_round(self, optimizers: Sequence[Optimizer]) -> None:
         """When all optimizers of the round have stepped: one more step is done."""
         self._progress.phase = "training"
         self._progress.step += 1
-        if self._is_resting:
+        was_rest = self._choice is None
+        if was_rest:
             self._coverage.steps += 1
+            self._rested.add(1, optimizers)
         else:
             look = self._look(self._progress.step, optimizers)
-            for probe in self._probes:
-                self._timed(probe, probe.after_step, look)
+            self._ask(look, [(probe, probe.after_step) for probe in self._probes])
             self._coverage.looked(look.choice, self._progress.step, len(self._slots))
-        was_rest, self._is_resting, self._choice = self._is_resting, False, None
+        self._is_resting, self._choice = False, None
         self._end_step(was_rest)
+        if was_rest and len(optimizers) == 1:
+            self._open_stretch(optimizers[0])
+
+    def settle(self) -> None:
+        """What the steps of the stretch so far leave to be done; and how it goes on, if it has come to its end."""
+        ends, seconds = self._stretch.take()
+        optimizer = self._stretch.optimizer
+        if ends:
+            self._rested.add(len(ends), [] if optimizer is None else [optimizer])
+            self._coverage.steps += len(ends)
+            self._guard.meter.add(seconds)
+            self._end_rests(ends)
+        if ends and optimizer is not None and not self._stretch.left:
+            self._open_stretch(optimizer)
 
     def complete(self) -> None:
         """Nothing more comes about the steps done so far."""
-        if self._steps:  # of rests
-            for probe in self._counting:
-                self._guard.call(probe.name, probe.after_rests, self._record)
+        self.settle()
+        if self._rested.rounds:
+            rested, self._rested = self._rested, Rested()
+            for probe in self._telling:
+                self._guard.call(probe.name, probe.after_rests, self._record, rested)
         self._tell_steps()
         self._progress.complete()
 
@@ -92,6 +115,7 @@ class Rounds:
 
     def coverage(self, checkpoints: dict[str, Any]) -> dict[str, Any]:
         """What was looked at and what was never seen, as plain data."""
+        self.settle()
         indices = range(len(self._slots))
         return self._coverage.report(
             small=np.array([self._slots.plan(i).is_whole for i in indices], np.bool_),
@@ -108,10 +132,16 @@ class Rounds:
         if self._is_first:
             self._guard.meter.taken()  # attaching is not part of a step
             self._guard.call("tensor table", self._rebaseline)
+            self._waits_for_devices = any(
+                slot.state is not None and slot.state.device.type != "cpu"
+                for slot in self._slots.slots
+            )
         choice = self._guard.call("budget", self._budget.choose, self._progress.step, self._slots)
         # A budget that has failed chooses nothing for good, and each step is still told.
         self._is_resting = choice is None and "budget" not in self._guard.off
         if self._is_resting:
+            for probe in self._counting:
+                self._guard.call(probe.name, probe.rest, self._progress.step + 1)
             return
         self.complete()
         self._choice = choice or Choice()
@@ -131,13 +161,39 @@ class Rounds:
             first=self._is_first,
         )
 
-    def _timed(self, probe: Probe, moment: Callable[[Look], None], look: Look) -> None:
-        started = time.perf_counter()
-        with torch.no_grad():
-            self._guard.call(probe.name, moment, look)
-        if probe.kind:
-            looked = len(getattr(look.choice, probe.kind))
-            self._budget.spent(probe.kind, looked, time.perf_counter() - started)
+    def _ask(self, look: Look, moments: Sequence[tuple[Probe, Callable[[Look], None]]]) -> None:
+        took: list[tuple[str, float]] = []
+        with self._guard.meter.work(self._waits_for_devices) as work, torch.no_grad():
+            for probe, moment in moments:
+                started = time.perf_counter()
+                self._guard.call(probe.name, moment, look)
+                if probe.kind:
+                    took.append((probe.kind, time.perf_counter() - started))
+        for kind, seconds in took:
+            self._budget.spent(kind, len(getattr(look.choice, kind)), work.part * seconds)
+
+    def _open_stretch(self, optimizer: Optimizer) -> None:
+        """As many rests as are certain to follow this one need nobody to choose them."""
+        ahead = self._guard.call(
+            "budget", self._budget.rests_ahead, self._progress.step, self._slots
+        )
+        if ahead:
+            rests = [probe.rest for probe in self._counting if not self._is_off(probe)]
+            by_step = [probe.rest_step for probe in self._counting_steps if not self._is_off(probe)]
+            self._stretch.open(optimizer, ahead, rests, by_step)
+
+    def _is_off(self, probe: Probe) -> bool:
+        return probe.name in self._guard.off or probe.is_idle()
+
+    def _end_rests(self, ends: Sequence[float]) -> None:
+        """As `_end_step`, for the steps of a stretch."""
+        seconds = [end - before for before, end in pairwise([self._ended_at, *ends])]
+        ours, began = self._guard.meter.taken(), time.time() - time.perf_counter()
+        first = self._progress.step - len(ends) + 1
+        for step, (end, each) in enumerate(zip(ends, seconds, strict=True), first):
+            self._steps.append((step, began + end, each, ours / len(ends)))
+        self._ended_at = ends[-1]
+        self._guard.call("budget", self._budget.rested, seconds, ours)
 
     def _end_step(self, was_rest: bool) -> None:
         now = time.perf_counter()
@@ -156,3 +212,8 @@ class Rounds:
             columns = zip(*self._steps, strict=True)
             self._steps = []
             self._record.add("steps", **dict(zip(names, columns, strict=True)))
+
+
+def _overriding(probes: Sequence[Probe], name: str) -> list[Probe]:
+    """Those that do something there."""
+    return [each for each in probes if getattr(type(each), name) is not getattr(Probe, name)]

@@ -28,11 +28,11 @@ def untraced(function: Callable[..., Any]) -> Callable[..., None]:
     eval_frame: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     # Newer torch says whether Dynamo listens now. Where it does not, `disable` would cost more than what it disables.
     listener: Callable[[], Any] = getattr(eval_frame, "get_eval_frame_callback", lambda: ...)
+    is_compiling, modules = torch.compiler.is_compiling, sys.modules
 
     def opaque(*args: Any) -> None:
         # Dynamo that traces this knows `is_compiling`, and nothing of what is asked after it.
-        is_traced = torch.compiler.is_compiling()
-        if not is_traced and ("torch._dynamo" not in sys.modules or listener() is None):
+        if not is_compiling() and ("torch._dynamo" not in modules or listener() is None):
             function(*args)
             return
         if not disabled:

@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from tests.agent.small_monitor import settings_for
 from trainvitals import attempt
-from trainvitals.attempt import attempt_key, last_step, read_world, remember_step, run_name
+from trainvitals.attempt import attempt_key, last_step, read_world, remember_progress, run_name
+from trainvitals.progress import Progress
 
 TWO_LOCAL = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
 TWO_NODES = {
@@ -26,10 +27,10 @@ TWO_NODES = {
 @pytest.fixture(autouse=True)
 def _as_in_a_new_process() -> Iterator[None]:
     attempt._attaches.clear()
-    attempt._steps.clear()
+    attempt._progress.clear()
     yield
     attempt._attaches.clear()
-    attempt._steps.clear()
+    attempt._progress.clear()
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_the_world_is_read_from_the_environment_or_from_torch(
 def test_steps_are_remembered_per_run() -> None:
     """What a second attach in this process continues from."""
     assert last_step("r", "folder") is None
-    remember_step("r", "folder", 7)
+    remember_progress("r", "folder", Progress.at(7))
     assert last_step("r", "folder") == 7
     assert last_step("other", "folder") is None
     assert last_step("r", "elsewhere") is None

@@ -12,6 +12,9 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from trainvitals.clock import Clock, is_phantom, plain_optimizers
+from trainvitals.guard import Guard
+from trainvitals.progress import Progress
+from trainvitals.stretch import Stretch
 
 
 class Seen:
@@ -36,8 +39,9 @@ def start() -> Iterator[Callable[..., tuple[Clock, Seen]]]:
             lambda optimizers: seen.before.append(list(optimizers)),
             lambda optimizers: seen.rounds.append(list(optimizers)),
             expected,
-            guarded=lambda _part, function, *args: function(*args),
-            attempted=lambda _part, function, *args: function(*args),
+            stretch=Stretch(Progress.at(0)),
+            settle=lambda: None,
+            guard=Guard(),
         )
         clock.start()
         clocks.append(clock)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainvitals.batch_digest import ELEMENTS, digest_of
 from trainvitals.probes.inputs import BURST_STEPS, Inputs, _Hook
-from trainvitals.probes.probe import _unguarded
+from trainvitals.probes.probe import Rested, _unguarded
 from trainvitals.record import Record
 
 
@@ -90,10 +90,9 @@ def test_steps_of_a_rest_are_told_each() -> None:
     for step, batch in enumerate(batches, 1):
         root(batch)
         root(batch + 1)
-        for _ in range(2):  # optimizers
-            inputs.rest(step, ())
+        inputs.rest(step)
     assert "inputs" not in record.take()[0]
-    inputs.after_rests(record)
+    inputs.after_rests(record, Rested())
     inputs.close()
     rows = record.take()[0]["inputs"]
     assert rows["step"].tolist() == list(range(1, BURST_STEPS + 2))

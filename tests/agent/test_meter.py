@@ -19,9 +19,15 @@ class Hands:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
+        self.cpu = 0.0
         monkeypatch.setattr(module, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(module, "thread_time", lambda: self.cpu)
 
     def work(self, seconds: float) -> None:
+        self.now += seconds
+        self.cpu += seconds
+
+    def wait(self, seconds: float) -> None:
         self.now += seconds
 
 
@@ -81,6 +87,25 @@ def test_other_threads_count(hands: Hands) -> None:
     meter.leave()
     own[0] = 5.0
     assert meter.taken() == 1.0 + 1.0 + 5.0
+
+
+def test_a_stall_is_not_ours(hands: Hands) -> None:
+    """Where others had the processor, work counts as twice its CPU time at most; where a device was waited for, in full."""
+    meter = Meter()
+    for waits, part in ((False, 0.02), (True, 1.0)):
+        meter.enter()
+        hands.work(3.0)
+        with meter.work(waits) as work:
+            hands.work(1.0)
+            hands.wait(99.0)
+        hands.work(4.0)
+        meter.leave()
+        assert work.part == part
+        assert meter.taken() == 7.0 + 100.0 * part
+    with meter.work(waits=False) as work:
+        hands.work(1.0)
+        hands.wait(0.5)
+    assert work.part == 1.0
 
 
 def test_the_real_clock_moves() -> None:

@@ -493,7 +493,9 @@ def test_log_reads_numbers_and_refuses_the_rest() -> None:
     """Floats, numpy numbers and tensors of one element are kept as they were when logged; others raise."""
     log, record = Log(), Record(1 << 20)
     loss = torch.tensor(2.5, requires_grad=True)
-    log.log(record, 7, {"loss": loss, "lr": np.float32(0.5), "tokens": 3, "one": torch.ones(1)})
+    numbers = {"loss": loss, "lr": np.float32(0.5), "tokens": 3, "one": torch.ones(1)}
+    for name, value in numbers.items():
+        log.log(record, 7, name, value)
     with torch.no_grad():
         loss += 1
     tables, _, _ = record.take()
@@ -501,7 +503,7 @@ def test_log_reads_numbers_and_refuses_the_rest() -> None:
     assert tables["scalars"]["value"].tolist() == [2.5, 0.5, 3.0, 1.0]
     assert tables["scalars"]["step"].tolist() == [7] * 4
     with pytest.raises(TypeError, match=r"log\(loss=...\).*Tensor of shape \[2\]"):
-        log.log(record, 8, {"loss": torch.ones(2)})
+        log.log(record, 8, "loss", torch.ones(2))
     log.flush(record)
 
 

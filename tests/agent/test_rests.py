@@ -5,6 +5,7 @@ Rounds in which nobody looks: what is counted goes on, and no step is left untol
 from __future__ import annotations
 
 import gc
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import trainvitals
 from trainvitals.budget import Budget
 from trainvitals.frame import decode
 from trainvitals.probes.probe import Choice
-from trainvitals.rests import DEBT_STEPS, IN_A_ROW, MAX_RESTS, Rests
+from trainvitals.rests import IN_A_ROW, MAX_RESTS, Rests
 from trainvitals.slots import SlotTable
 
 STEPS = 60
@@ -29,13 +30,19 @@ def resting(step: int) -> bool:
     return step >= 10 and step % 10 > 1
 
 
-@pytest.fixture(autouse=True)
-def _rests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["one by one", "as stretches"])
+def _rests(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     def choose(budget: Budget, step: int, slots: SlotTable) -> Choice | None:
         budget._learn_slots(slots)
         return None if resting(step) else budget._everything(step, slots)
 
+    def rests_ahead(budget: Budget, step: int, slots: SlotTable) -> int:
+        ahead = itertools.takewhile(resting, itertools.count(step))
+        return sum(1 for _ in itertools.islice(ahead, 3))
+
     monkeypatch.setattr(Budget, "choose", choose)
+    if request.param == "as stretches":
+        monkeypatch.setattr(Budget, "rests_ahead", rests_ahead)
 
 
 @pytest.fixture
@@ -152,22 +159,22 @@ def test_a_debt_is_rested_off() -> None:
     rests = Rests()
     for _ in range(IN_A_ROW):
         assert not rests.is_due()
-        rests.settle(False, 2.0, 2.0, fixed=6.0)
+        rests.settle(0, 2.0, 2.0, fixed=6.0)
     count = 0
     while rests.is_due():
-        rests.settle(True, 2.0, 2.0, fixed=0.0)
+        rests.settle(1, 2.0, 2.0, fixed=0.0)
         count += 1
     assert count == 2 * 6 - 2
     for _ in range(IN_A_ROW):
         assert not rests.is_due()
-        rests.settle(False, 2.0, 2.0, fixed=6.0)
+        rests.settle(0, 2.0, 2.0, fixed=6.0)
     assert rests.is_due()
 
 
 def test_what_is_not_needed_for_the_fixed_cost_goes_to_looks() -> None:
     """Long steps: nobody rests, and nearly all of the income is left."""
     rests = Rests()
-    left = [rests.settle(False, 100.0, 100.0, fixed=1.0) for _ in range(10)]
+    left = [rests.settle(0, 100.0, 100.0, fixed=1.0) for _ in range(10)]
     assert left == [99.0] * 10
     assert not rests.is_due()
 
@@ -176,10 +183,10 @@ def test_rests_are_bounded() -> None:
     """However deep the debt, a look comes by; and a stall is forgiven."""
     rests = Rests()
     for _ in range(IN_A_ROW):
-        rests.settle(False, 1e-6, 1e-6, fixed=3600.0)
-    assert rests._debt <= DEBT_STEPS * 1e-6
+        rests.settle(0, 1e-6, 1e-6, fixed=3600.0)
+    assert rests._debt <= MAX_RESTS * 1e-6
     count = 0
     while rests.is_due():
-        rests.settle(True, 1e-9, 1e-9, fixed=1e-6)
+        rests.settle(1, 1e-9, 1e-9, fixed=1e-6)
         count += 1
     assert count == MAX_RESTS

@@ -7,11 +7,9 @@ Touches `torch.autograd.backward` while any agent is attached (backwards.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from trainvitals.backwards import BACKWARDS
 from trainvitals.capture import is_capturing
@@ -61,9 +59,13 @@ class Backward(Probe):
         self._record = look.record
         self._tell(look.record, wait=False)
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
+    def rest(self, step: int) -> None:  # noqa: ARG002  (that it happens is all)
         """Nobody looks at this step; the calls for the next one come before it is known whether anybody does."""
         self._begin(is_resting=True)
+
+    def is_idle(self) -> bool:
+        """After the first of several rests."""
+        return self._is_resting
 
     def close(self) -> None:
         """Stop to listen, the last one who does gives the function back; tell what is still on its way."""
@@ -82,7 +84,9 @@ class Backward(Probe):
 
     def _begin(self, *, is_resting: bool) -> None:
         self._calls, self._sum, self._underway = 0, 0.0, []
-        self._is_resting = is_resting
+        if is_resting != self._is_resting:
+            self._is_resting = is_resting
+            BACKWARDS.pass_over(self, is_resting)
 
     def _take(self, roots: Any) -> None:
         if is_capturing():

@@ -8,17 +8,16 @@ it. Batches, their order and all random numbers stay as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _DatasetKind
 
 from trainvitals.batch_digest import digest_of
 from trainvitals.doubled import ELEMENTS, Doubled
 from trainvitals.patches import SharedPatch
-from trainvitals.probes.probe import Look, Probe
+from trainvitals.probes.probe import Look, Probe, Rested
 from trainvitals.record import Record
 
 UNKNOWN = 0
@@ -45,7 +44,7 @@ class Draws(Probe):
         self._left = self._batches = 0
         self._is_anew = True
         self._repeats = 0
-        self._rested_through = -1
+        self._has_drawn = False
         self._rested: list[_Row] = []
         self._doubled = Doubled()
 
@@ -62,13 +61,15 @@ class Draws(Probe):
             columns = {name: [value] for name, value in compared._asdict().items()}
             look.record.add("worker_rounds", step=[look.step], **columns)
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
+    def rest(self, step: int) -> None:
         """The same, for later: a rest would make one step of many."""
-        if step != self._rested_through:  # the round's first optimizer
-            self._rested_through = step
-            self._rested += self._rows(step)
+        self._rested += self._rows(step)
 
-    def after_rests(self, record: Record) -> None:
+    def is_idle(self) -> bool:
+        """Nothing was ever drawn."""
+        return not self._has_drawn
+
+    def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
         """The rows of rests."""
         rows, self._rested = self._rested, []
         _tell(record, rows)
@@ -99,6 +100,7 @@ class Draws(Probe):
 
     def _note(self, iterator: _BaseDataLoaderIter, batch: Any) -> None:
         self._drawn += 1
+        self._has_drawn = True
         self._doubled.note(iterator, batch)
         if not self._is_anew:
             return

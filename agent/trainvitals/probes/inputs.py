@@ -8,16 +8,15 @@ calls are where a batch enters. The hook is on the wrapper, never on what it wra
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from trainvitals.batch_digest import digest_of
 from trainvitals.layout import is_dtensor
-from trainvitals.probes.probe import Guarded, Look, Probe
+from trainvitals.probes.probe import Guarded, Look, Probe, Rested
 from trainvitals.record import Record
 from trainvitals.replicas import group_of
 
@@ -53,11 +52,15 @@ class Inputs(Probe):
             self._hooks = [_Hook(*root, self.guarded) for root in _roots(look)]
         _tell(look.record, self._rows(look.step))
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
+    def rest(self, step: int) -> None:
         """The same, for later: each rank rests when it has to, and steps are compared that all have told of."""
         self._rested += self._rows(step)
 
-    def after_rests(self, record: Record) -> None:
+    def is_idle(self) -> bool:
+        """No root has a hook."""
+        return not self._hooks
+
+    def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
         """The rows of rests."""
         rows, self._rested = self._rested, []
         _tell(record, rows)

@@ -5,7 +5,6 @@ Numbers that the trainer logs: floats at once, tensors on a device later, when t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,14 +25,14 @@ class Log:
     def __init__(self) -> None:
         self._waiting: deque[tuple[str, int, Underway]] = deque()
 
-    def log(self, record: Record, step: int, values: Mapping[str, Any]) -> None:
-        """Raises TypeError or ValueError for what is no number; the values before it are kept."""
-        self._read(record, wait=False)
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor) and not value.is_cpu:
-                self._waiting.append((name, step, _send_home(name, value)))
-            else:
-                record.scalar(name, step, _as_float(name, value))
+    def log(self, record: Record, step: int, name: str, value: Any) -> None:
+        """Raises TypeError or ValueError for what is no number."""
+        if self._waiting:
+            self._read(record, wait=False)
+        if isinstance(value, torch.Tensor) and not value.is_cpu:
+            self._waiting.append((name, step, _send_home(name, value)))
+        else:
+            record.scalar(name, step, _as_float(name, value))
 
     def flush(self, record: Record) -> None:
         """Everything that is still on its way; waits for the device."""

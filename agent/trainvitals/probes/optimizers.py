@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
+from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch.optim import Optimizer
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 from trainvitals.frame import ForeignParameter, OptimizersSeen
 from trainvitals.gradient import gradient_of
 from trainvitals.holding import Holding
-from trainvitals.probes.probe import Look, Probe
+from trainvitals.probes.probe import Look, Probe, Rested
 from trainvitals.record import Record
 from trainvitals.scalar import number_of
 
@@ -59,6 +60,8 @@ class Optimizers(Probe):
         self._told: dict[int, tuple[_Rates, int]] = {}
         self._first_group: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._rested: list[_Row] = []
+        self._given: list[Any] = []
+        self._given_by: Callable[[], Optimizer | None] = lambda: None
 
     def before_step(self, look: Look) -> None:
         """Rates are read before a scheduler moves them, gradients of foreign parameters before they are freed."""
@@ -73,15 +76,22 @@ class Optimizers(Probe):
                 ]
                 self._foreign[optimizer] = (holding, flags)
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:
+    def rest_step(self, step: int, optimizers: Sequence[Optimizer]) -> None:
         """Rates that changed, as rows: what a schedule does is known in full, even if the optimizer is gone by then."""
         for optimizer in optimizers:
+            # A number that is the same object has not changed; a tensor's may have, under the same object.
+            given = [g.get(name) for g in optimizer.param_groups for name in ("lr", "weight_decay")]
+            same = len(given) == len(self._given) and all(map(is_, given, self._given))
+            if same and self._given_by() is optimizer:
+                continue
             rates = [_rates(group) for group in optimizer.param_groups]
+            fixed = not any(isinstance(number, torch.Tensor) for number in given)
+            self._given, self._given_by = given if fixed else [], ref(optimizer)
             if rates != self._rates.get(optimizer) and optimizer in self._first_group:
                 self._rates[optimizer] = rates
                 self._rested += self._news(self._first_group[optimizer], rates, step)
 
-    def after_rests(self, record: Record) -> None:
+    def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
         """The rows for what changed in them."""
         rows, self._rested = self._rested, []
         _tell(record, rows)

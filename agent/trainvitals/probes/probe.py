@@ -12,6 +12,7 @@ from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +131,20 @@ def _says_something(values: torch.Tensor, plan: CorePlan) -> bool:
     return values.numel() == plan.count and (plan.count > 0 or plan.layout.kind != "unknown")
 
 
+@dataclass
+class Rested:
+    """Rounds in which nobody looked, and how many of them each optimizer stepped in."""
+
+    rounds: int = 0
+    steps: WeakKeyDictionary[Optimizer, int] = field(default_factory=WeakKeyDictionary)
+
+    def add(self, rounds: int, optimizers: Sequence[Optimizer]) -> None:
+        """More rounds, in each of which these stepped."""
+        self.rounds += rounds
+        for optimizer in optimizers:
+            self.steps[optimizer] = self.steps.get(optimizer, 0) + rounds
+
+
 class Probe(ABC):
     """
     One kind of fact. `name` is what a failure is reported under; `kind` tells the budget what its time was spent on
@@ -150,15 +165,21 @@ class Probe(ABC):
     def after_step(self, look: Look) -> None:  # noqa: B027
         """Called on the trainer's thread when all optimizers of the round have stepped."""
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: B027
+    def rest(self, step: int) -> None:  # noqa: B027
         """
-        Called instead of `before_step` in a round in which nobody looks, `after_step` is not; for what is counted.
-
-        Short steps rest for the sake of their time: a few microseconds on average, no more.
+        Called before the first step of a round in which nobody looks, and `before_step` and `after_step` are not; for
+        what is counted. Short steps rest for the sake of their time: a microsecond, no more.
         """
 
-    def after_rests(self, record: Record) -> None:  # noqa: B027
-        """Called when such rounds are over, before anything newer is told: what `rest` has kept."""
+    def is_idle(self) -> bool:
+        """Whether `rest`, once called, would do nothing more in the rests that follow; asked now and then."""
+        return False
+
+    def rest_step(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: B027
+        """The same before each optimizer's step of such a round."""
+
+    def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: B027
+        """Called when such rounds are over, before anything newer is told, with what was not told of before."""
 
     def limits(self) -> list[str]:
         """What it can't know of this training, and why."""

@@ -4,18 +4,15 @@ What changed between two looks at the same cores: update norms, changed elements
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from weakref import WeakKeyDictionary
-
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.optim import Optimizer
 
 from trainvitals.cores import Mask, compare, cut_many, digest_many, nonzero
 from trainvitals.gradient import gradient_of
 from trainvitals.layout import is_dtensor, local_part
-from trainvitals.probes.probe import Look, Probe, Sample, cut_sample
+from trainvitals.probes.probe import Look, Probe, Rested, Sample, cut_sample
+from trainvitals.record import Record
 
 
 class Updates(Probe):
@@ -36,9 +33,7 @@ class Updates(Probe):
         self._moves_seen = np.zeros(0, np.int64)
         self._had_gradient: dict[int, Mask] = {}
         self._started = False
-        self._rests = 0
-        self._last_rest = -1
-        self._rested: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._rested = Rested()
 
     def before_step(self, look: Look) -> None:
         """The state that training starts from, once; and which of the chosen elements have a gradient."""
@@ -60,12 +55,11 @@ class Updates(Probe):
         if look.choice.digests:
             _report_digests(look, sample.only(look.choice.digests), look.step)
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:
-        """The round moved what its optimizers hold; that is added up at the next look."""
-        for optimizer in optimizers:
-            self._rested[optimizer] = self._rested.get(optimizer, 0) + 1
-        self._rests += step != self._last_rest
-        self._last_rest = step
+    def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
+        """They moved what their optimizers hold; that is added up at the next look."""
+        self._rested.rounds += rested.rounds
+        for optimizer, steps in rested.steps.items():
+            self._rested.steps[optimizer] = self._rested.steps.get(optimizer, 0) + steps
 
     def close(self) -> None:
         """Free the cores."""
@@ -109,12 +103,10 @@ class Updates(Probe):
         moved = unheld.astype(np.int64)
         for optimizer in look.optimizers:
             moved[look.slots.holding(optimizer).tensors] = 1
-        if self._rests:
-            moved[unheld] += self._rests
-            for optimizer, rested in self._rested.items():
-                moved[look.slots.holding(optimizer).tensors] += rested
-            self._rests = 0
-            self._rested.clear()
+        rested, self._rested = self._rested, Rested()
+        moved[unheld] += rested.rounds
+        for optimizer, steps in rested.steps.items():
+            moved[look.slots.holding(optimizer).tensors] += steps
         self._moves += moved
 
     def _report(self, look: Look, sample: Sample) -> None:

@@ -5,13 +5,11 @@ balancing bias goes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.optim import Optimizer
 
 from trainvitals.dtypes import reading
 from trainvitals.expert_load import routing_row
@@ -94,9 +92,13 @@ class Routing(Probe):
             if fed is not None:
                 _report_feeding(look, seen)
 
-    def rest(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: ARG002  (that it happens is all)
+    def rest(self, step: int) -> None:  # noqa: ARG002  (that it happens is all)
         """Nobody will ask what hooks have counted."""
         self._arm([])
+
+    def is_idle(self) -> bool:
+        """After the first of several rests."""
+        return True
 
     def limits(self) -> list[str]:
         """Why there is no load of some routers."""
