@@ -18,11 +18,12 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.detectors.frozen import declared_frozen, loaded_meanwhile
-from trainvitals_monitor.detectors.stretch import look_back
+from trainvitals_monitor.detectors.stretch import look_back, looks_before
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
-_WINDOW = 16
+_WINDOW = 256
+_LOOKS = 16
 
 
 class FrozenParameterMoved(Detector):
@@ -94,8 +95,8 @@ class FrozenParameterMoved(Detector):
         rest = rest[self._shrinks(view, rest)]
         if len(rest):
             why = "requires no gradient and shrinks at each step by its optimizer's weight decay"
-            first = int(view.window_steps(_WINDOW)[0])
-            yield replace(_claim(view, rest, why), severity=Severity.WARNING, first_step=first)
+            claim = _claim(view, rest, why)
+            yield replace(claim, severity=Severity.WARNING, first_step=_first_of_last(view, rest))
 
     def _shrinks(self, view: View, tensors: IntArray) -> BoolArray:
         """What goes straight towards zero, by the rate that the optimizer has: its norm falls by all of the update."""
@@ -104,15 +105,31 @@ class FrozenParameterMoved(Detector):
         update, seen = look_back(view, "update_norm", _WINDOW, tensors)
         norm, sized = look_back(view, "norm", _WINDOW, tensors)
         since, _ = look_back(view, "since", _WINDOW, tensors)
-        usable = seen[1:] & sized[1:] & sized[:-1] & (since[1:] == 1) & (norm[:-1] > 0)
+        last = np.maximum(looks_before(seen), 0)
+        before = np.where(looks_before(seen) >= 0, np.take_along_axis(norm, last, axis=0), np.nan)
+        usable = seen & sized & _recent(seen) & (since > 0) & (before > 0)
         rate = (view.lr * view.weight_decay)[tensors]
         bound = self.threshold("rate", view)[tensors]
         with np.errstate(all="ignore"):
-            straight = np.abs(norm[:-1] - norm[1:] - update[1:]) <= bound * update[1:]
-            paced = np.abs(update / np.where(norm > 0, norm, np.nan) - rate) <= bound * rate
+            straight = np.abs(before - norm - update) <= bound * update
+            due = -np.expm1(since[-1] * np.log1p(-rate))
+            paced = np.abs(update[-1] / before[-1] - due) <= bound * due
         enough = (usable & straight).sum(axis=0) >= self.threshold("decays", view)[tensors]
-        found: BoolArray = enough & ~(usable & ~straight).any(axis=0) & (rate > 0) & paced[-1]
+        found: BoolArray = enough & ~(usable & ~straight).any(axis=0) & (rate > 0) & paced
         return found
+
+
+def _recent(seen: BoolArray) -> BoolArray:
+    """[k, n]: each tensor's last looks, however many steps rest in between."""
+    recent: BoolArray = seen & (np.cumsum(seen[::-1], axis=0)[::-1] <= _LOOKS)
+    return recent
+
+
+def _first_of_last(view: View, tensors: IntArray) -> IntArray:
+    """The step of the first of each tensor's last looks."""
+    _, seen = look_back(view, "update_norm", _WINDOW, tensors)
+    first: IntArray = view.window_steps(_WINDOW)[_recent(seen).argmax(axis=0)]
+    return first
 
 
 def _claim(view: View, tensors: IntArray, why: str) -> Claim:

@@ -322,6 +322,18 @@ def frozen_and_decayed() -> Stream:
     return _frozen_and_held([8.0 * 0.999**step for step in range(12)])
 
 
+@SCENARIOS.fires(FrozenParameterMoved, Severity.WARNING, subject="backbone.w", says="decay")
+def frozen_and_decayed_where_most_steps_rest() -> Stream:
+    """One look in each ten steps, and ten thousandths less."""
+    stream = _frozen_and_held([8.0, 8.0])
+    norms = [8.0 * 0.999 ** (10 * look) for look in range(14)]
+    for before, now in pairwise(norms):
+        stream.step(steps=9)
+        moved = {"update_norm": before - now, "since": 10}
+        stream.step(values={"backbone.w": now, "head.w": 8.0}, updates={"backbone.w": moved})
+    return stream
+
+
 @SCENARIOS.silent(FrozenParameterMoved)
 def key_encoder_in_the_optimizer() -> Stream:
     """It follows by as much as the decay would be, in its own direction."""
