@@ -1,14 +1,11 @@
 """
 Trainers of two ranks with a fault that only shows between them, each with a twin that has none; and sound ones that
-look alike. As a program it is one rank of one twin, in a process of its own:
-
-    python -m tests.incidents.rank_faults NAME faulty|healthy FOLDER RANK STORE [SHARE]
+look alike.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -357,21 +354,12 @@ def reduction_that_ends_for_local_steps(healthy: bool, rank: int) -> Run:
     return Run(model, optimizer, step)
 
 
-def main() -> None:
-    """One rank of one twin."""
-    name, twin, folder, rank, store = sys.argv[1:6]
-    torch.set_num_threads(1)
+def train_rank(
+    name: str, healthy: bool, folder: Path, store: Path, budget: float | None, rank: int
+) -> None:
+    """One rank of one twin, in a process of its own; `store`: a file through which the ranks meet."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=int(rank), world_size=WORLD_SIZE
-    )
-    budget = float(sys.argv[6]) if len(sys.argv) > 6 else None
-    case = FAULTS.by_name[name]
-    drive(case, twin == "healthy", Path(folder), int(rank), WORLD_SIZE, budget=budget)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD_SIZE)
+    drive(FAULTS.by_name[name], healthy, folder, rank, WORLD_SIZE, budget=budget)
     dist.barrier()
-    sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort while the interpreter ends
-
-
-if __name__ == "__main__":
-    main()

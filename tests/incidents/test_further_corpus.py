@@ -4,17 +4,15 @@ The further corpora are what they say: each fault is in its faulty twin and not 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks.cases import BLIND, FURTHER, Case, read_corpus
+from tests.forked import run_ranks
 from tests.incidents.drive import drive, findings_of, load_case
-from tests.incidents.evidence import is_there
+from tests.incidents.evidence import answer_of_rank, is_there
 from trainvitals_monitor.findings import Finding, Severity
 
 CORPORA = {corpus: read_corpus(corpus, []) for corpus in (FURTHER, BLIND)}
@@ -78,21 +76,10 @@ def test_the_fault_is_in_the_faulty_twin_of_two_ranks(
     corpus: Path, case: Case, twin: str, tmp_path: Path
 ) -> None:
     """Each rank comes to the same answer."""
-    command = [sys.executable, "-m", "tests.incidents.evidence", case.name, twin]
-    command += ["--corpus", str(corpus), "--world-size", str(case.world_size)]
-    command += ["--store", str(tmp_path / "store"), "--rank"]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(case.world_size)
-    ]
-    said = {rank.communicate(timeout=120)[0].strip() for rank in ranks}
-    assert said == {str(twin == "faulty")}
+    size, store = case.world_size, tmp_path / "store"
+    ranks = [(case.name, corpus, twin == "healthy", rank, size, store) for rank in range(size)]
+    ended = run_ranks(answer_of_rank, ranks, limit_s=120)
+    assert [one.out.strip() for one in ended] == [str(twin == "faulty")] * size, ended
 
 
 @pytest.mark.parametrize(
