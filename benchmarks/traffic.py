@@ -120,8 +120,8 @@ class Training:
                 shape=[self.world_size if box else 64, 64],
                 trainable=True,
                 layout=self.layout,
-                offsets=[rank, 0] if box else [],
-                sizes=[1, 64] if box else [],
+                offsets=[rank, 0] if box else [0, 0],
+                sizes=[1, 64] if box else [64, 64],
                 replica_group="all" if self.layout == "replica" else "",
             )
             for tensor in range(self.tensors)

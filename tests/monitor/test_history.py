@@ -19,8 +19,9 @@ from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.header import validate_header
-from trainvitals_monitor.history import TensorTable, View
+from trainvitals_monitor.history import View
 from trainvitals_monitor.history.held import Held
+from trainvitals_monitor.history.rates import Told
 from trainvitals_monitor.history.series import WINDOW_BYTES, Window
 
 Ask = Callable[[View], Any]
@@ -586,22 +587,6 @@ def test_cached_values_live_until_the_table_changes() -> None:
     assert made == [1, 2]
 
 
-def test_ranks_share_what_they_say_alike() -> None:
-    """A rank's row that says the same as the table is the table's; another one shares its texts, and says its own."""
-    table = TensorTable()
-    rows = [
-        tensor("layers.0.weight", shape=[4, 8], layout="box", offsets=[rank, 0], sizes=[1, 8])
-        for rank in range(2)
-    ]
-    index = table.put(rows[0])
-    again = tensor("layers.0.weight", shape=[4, 8], layout="box", offsets=[0, 0], sizes=[1, 8])
-    assert table.shared(index, again) is rows[0]
-    other = table.shared(index, rows[1])
-    assert other == rows[1]
-    assert other.sizes is rows[0].sizes
-    assert other.offsets == [1, 0]
-
-
 def test_of_ranks_that_hold_the_same_the_lowest_is_asked() -> None:
     """Whatever the order in which they speak; a rank that holds something else is asked for that."""
     held = Held()
@@ -609,12 +594,12 @@ def test_of_ranks_that_hold_the_same_the_lowest_is_asked() -> None:
     other = replace(seen, group_tensors=[[1, 2]])
     for rank, told, rate in ((3, other, 0.3), (2, seen, 0.2), (1, seen, 0.1)):
         held.saw(rank, told)
-        held.rates(rank, np.array([0]), np.array([rate]), np.array([0.0]), 1)
+        held.rates({rank: Told(np.array([0]), np.array([rate]), np.array([0.0]))}, 1)
     assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
     assert held.mask(4).tolist() == [True, True, True, False]
     held.saw(0, seen)  # and has not said its rates yet
     assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
-    held.rates(0, np.array([0]), np.array([0.05]), np.array([0.0]), 2)
+    held.rates({0: Told(np.array([0]), np.array([0.05]), np.array([0.0]))}, 2)
     assert held.lr(4).tolist()[:3] == [0.05, 0.05, 0.3]
 
 

@@ -5,12 +5,16 @@ The history: what is known of each run, in numpy columns, ranks merged; the `Vie
     attempt.py      one attempt: frames in, steps out
     rank.py         one rank's side: its tensor table, the order of its frames
     ranks.py        all of them: how far they are, who holds what
+    holdings.py     what ranks say of their tensors, in numbers
     tensors.py      the attempt's tensor table, by canonical FQN
+    waiting.py      what was not presented yet, and in which order it will be; pending.py: the rows of one step
     merge.py        the ranks' parts of one step make one row
+    gathering.py    the same bit by bit, as ranks come
+    replicas.py     who holds the same; alike.py: whether they say the same
     expert_loads.py the loads of routers that ranks share, added up
     series.py       the recent window, step-major
     schedule.py     how learning rates began and went on
-    held.py         which optimizer holds which tensor, at what learning rate
+    held.py         which optimizer holds which tensor, at what learning rate; rates.py: where one rank's have been
     optimizers.py   the ranks' reports of their optimizers as one
     digests.py      what tensors held, at a few steps
     checkpoints.py  the manifests of saves and loads, ranks merged

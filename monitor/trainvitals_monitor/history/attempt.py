@@ -1,8 +1,8 @@
 """
 One attempt of a run: frames of its ranks go in, judged steps (views) come out, in an order that no network can change.
 
-Facts wait as they came (see waiting.py) until every rank is past their step; then the step is written into the window,
-ranks merged. What comes after its step is presented in a late look at the latest step.
+Facts wait (see waiting.py) until every rank is past their step, merged as far as that goes without the others; then the
+step is written into the window. What comes after its step is presented in a late look at the latest step.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from trainvitals_monitor.history.digests import Digests
 from trainvitals_monitor.history.held import Held
 from trainvitals_monitor.history.lasting import Lasting
 from trainvitals_monitor.history.moved import Moved
+from trainvitals_monitor.history.pending import Pending
 from trainvitals_monitor.history.previous import Previous
 from trainvitals_monitor.history.rank import Rank, Tables
 from trainvitals_monitor.history.ranks import Ranks
 from trainvitals_monitor.history.remembered import Remembered
 from trainvitals_monitor.history.scalars import Scalars
 from trainvitals_monitor.history.series import Window
-from trainvitals_monitor.history.step import Pace, Pending, absorb
+from trainvitals_monitor.history.step import Pace, absorb
 from trainvitals_monitor.history.tensors import TensorTable
 from trainvitals_monitor.history.view import EventAt, View
 from trainvitals_monitor.history.waiting import EVER, Item, LateRows, Waiting
@@ -99,7 +100,7 @@ class AttemptHistory:
         return self.ranks.check(header, tables)
 
     def ingest(self, header: Header, tables: Tables) -> bool:
-        """Takes a frame, in any order; False if it came before. Raises as `check` does."""
+        """Takes a frame, in any order; False if it came before."""
         if not self.check(header, tables):
             return False
         rank = self.ranks.setdefault(header.rank, Rank(header))
@@ -124,13 +125,13 @@ class AttemptHistory:
     def _take(self, rank: Rank, header: Header, tables: Tables) -> None:
         promised, rows_promised = rank.complete_through, rank.promised
         rank.said(header)
+        self.ranks.heard(rank)
         self._declare(header)
         rank.make_room(header.tensors)
         for info in header.tensors:
-            known = rank.infos.get(info.index)
-            if known is None:
+            if not rank.named.has(info.index):
                 self.ranks.place(rank, info)
-            elif known != info:
+            elif not self.ranks.says(rank, info):
                 self._waiting.add_change(header, rows_promised, info)
         for what, lost in header.dropped.items():
             self.dropped[what] += lost
@@ -140,6 +141,7 @@ class AttemptHistory:
                 rank.add_manifest(columns)
             else:
                 self._waiting.add_rows(header, rows_promised, name, columns)
+        self._waiting.promised(rank.rank, rows_promised, rank.promised, self.ranks)
 
     def _declare(self, header: Header) -> None:
         """The contract that counts is the lowest rank's, as it said it last."""
@@ -260,7 +262,8 @@ class AttemptHistory:
                 self._cache.clear()
             news.append(EventAt(item.rank, event))
         self.events.extend(news)
-        view = View(self, news, self.checkpoints.present(self.ranks.parts), late)
+        parts = self.ranks.parts if self.world_size > 1 and self.checkpoints.has_reports else None
+        view = View(self, news, self.checkpoints.present(parts), late)
         if self.comparison is not None:
             self.comparison.take(view)
         return view

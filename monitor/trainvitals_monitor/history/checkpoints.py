@@ -85,6 +85,11 @@ class Checkpoints:
         """A rank's report, to be presented at a look."""
         self._waiting.append(reported)
 
+    @property
+    def has_reports(self) -> bool:
+        """Whether there is any to be presented."""
+        return bool(self._waiting)
+
     def present(self, parts: Parts | None) -> list[Checkpoint]:
         """The checkpoints that were reported and not presented, oldest first; from now on they have been."""
         due, self._waiting = self._waiting, []

@@ -4,6 +4,7 @@ Which optimizer holds which tensor, at what learning rate and weight decay: the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from trainvitals.frame import OptimizersSeen
 from trainvitals_monitor.history.optimizers import merged
+from trainvitals_monitor.history.rates import GroupRates, Told
 from trainvitals_monitor.history.schedule import Course, Mirror, Rise, Schedule
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,29 +24,18 @@ IntArray = npt.NDArray[np.int64]
 class _Report:
     """What one rank said last: its optimizers (with the attempt's tensor indices) and its groups' learning rates."""
 
-    def __init__(self) -> None:
+    def __init__(self, rates: GroupRates) -> None:
         self.seen: OptimizersSeen | None = None
         self.tensors = np.empty(0, np.int64)
         self.groups = np.empty(0, np.int64)
-        self.lr = np.empty(0, np.float64)
-        self.peak_lr = np.empty(0, np.float64)
-        self.rose = np.empty(0, np.float64)
-        self.changed = np.empty(0, np.float64)
-        self.former_peak = np.empty(0, np.float64)
-        self.weight_decay = np.empty(0, np.float64)
-        self.decayed = np.empty(0, np.float64)
-        self.decayed_through = np.empty(0, np.float64)
-        self.courses: dict[int, Course] = {}
-        self._through = -1
-        """Before a restart all up to this step had been told, and is told again as far as its frames are kept."""
+        self.rates = rates
+        """Not to be changed: ranks that were told the same share them."""
 
     def optimizers(self, seen: OptimizersSeen) -> None:
         known = [] if self.seen is None else self.seen.group_tensors
-        if seen.group_tensors[: len(known)] != known and seen.step > self._through:
-            # Groups are counted anew: what they had decayed so far is no longer known.
-            self.decayed = np.zeros_like(self.decayed)
-            self.decayed_through = np.full_like(self.decayed, seen.step - 1)
-            self.former_peak = np.full_like(self.former_peak, np.nan)
+        if seen.group_tensors[: len(known)] != known and seen.step > self.rates.through:
+            self.rates = self.rates.copy()
+            self.rates.count_anew(seen.step)
         self.seen = seen
         sizes = [len(group) for group in seen.group_tensors]
         self.tensors = np.array([i for group in seen.group_tensors for i in group], np.int64)
@@ -53,59 +44,6 @@ class _Report:
             self.groups[self.tensors >= 0],
             self.tensors[self.tensors >= 0],
         )
-
-    def rates(self, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int) -> None:
-        if step < self._through:
-            return
-        needed = int(groups.max()) + 1 if len(groups) else 0
-        if needed > len(self.lr):
-            new = (0, needed - len(self.lr))
-            for name in _COLUMNS:
-                setattr(self, name, np.pad(getattr(self, name), new, constant_values=np.nan))
-        # What was told before held up to the step before this one.
-        decayed = self.decayed_at(step - 1)[groups]
-        self.decayed[groups] = np.where(np.isnan(decayed), 0.0, decayed)
-        self.decayed_through[groups] = step - 1
-        self.weight_decay[groups] = decay
-        for group, rate in zip(groups.tolist(), lr.tolist(), strict=True):
-            self.courses.setdefault(group, Course()).tell(rate, step)
-        higher = ~(lr <= self.lr[groups])
-        self.rose[groups] = np.where(higher, step, self.rose[groups])
-        other = ~(lr == self.lr[groups])
-        self.changed[groups] = np.where(other, step, self.changed[groups])
-        self.former_peak[groups] = np.where(other, self.peak_lr[groups], self.former_peak[groups])
-        self.peak_lr[groups] = np.fmax(self.peak_lr[groups], lr)
-        self.lr[groups] = lr
-
-    def decayed_at(self, step: int) -> FloatArray:
-        """The sum of learning rate x weight decay over all steps up to this one, by group."""
-        each: FloatArray = self.lr * self.weight_decay
-        total: FloatArray = self.decayed + each * np.maximum(step - self.decayed_through, 0)
-        return total
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything that was told of rates, as plain data."""
-        columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
-        return {**columns, "courses": [(g, c.as_json()) for g, c in self.courses.items()]}
-
-    def restore(self, said: Mapping[str, Any], through: int) -> None:
-        """As it was when all up to this step had been told."""
-        for name in _COLUMNS:
-            setattr(self, name, np.array(said[name], np.float64))
-        self.courses = {group: Course.from_json(course) for group, course in said["courses"]}
-        self._through = through
-
-
-_COLUMNS = (
-    "lr",
-    "peak_lr",
-    "rose",
-    "changed",
-    "former_peak",
-    "weight_decay",
-    "decayed",
-    "decayed_through",
-)
 
 
 class Rates(NamedTuple):
@@ -134,6 +72,7 @@ class Held:
 
     def __init__(self) -> None:
         self._reports: dict[int, _Report] = {}
+        self._untold = GroupRates()
         self._lr: FloatArray | None = None
         self._group_rates: Rates | None = None
         self._mask: BoolArray | None = None
@@ -142,29 +81,47 @@ class Held:
 
     def saw(self, rank: int, optimizers: OptimizersSeen) -> None:
         """A rank's optimizers, in place of what it said before."""
-        self._reports.setdefault(rank, _Report()).optimizers(optimizers)
+        self._report(rank).optimizers(optimizers)
         self._lr = self._group_rates = self._mask = self._merged = self._deciding = None
 
-    def rates(
-        self, rank: int, groups: IntArray, lr: FloatArray, decay: FloatArray, step: int
-    ) -> None:
-        """Learning rates and weight decays of a rank's parameter groups, from this step on."""
-        report = self._reports.setdefault(rank, _Report())
-        known = len(report.lr)
-        report.rates(groups, lr, decay, step)
+    def rates(self, told: Mapping[int, Told], step: int) -> None:
+        """
+        Learning rates and weight decays of ranks' parameter groups, from this step on.
+
+        Ranks whose groups have been told the same all along share what is remembered: a thousand cost what one does.
+        """
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for rank, one in told.items():
+            same = (id(self._report(rank).rates), *(values.tobytes() for values in one))
+            alike.setdefault(same, []).append(rank)
+        sharing = Counter(id(report.rates) for report in self._reports.values())
+        for (rates_id, *_), ranks in alike.items():
+            rates = self._reports[ranks[0]].rates
+            known = len(rates.lr)
+            if rates is self._untold or sharing[rates_id] > len(ranks):
+                rates = rates.copy()
+                for rank in ranks:
+                    self._reports[rank].rates = rates
+            rates.tell(told[ranks[0]], step)
+            if len(rates.lr) > known:
+                self._deciding = None
         self._lr = self._group_rates = None
-        if len(report.lr) > known:
-            self._deciding = None
+
+    def _report(self, rank: int) -> _Report:
+        report = self._reports.get(rank)
+        if report is None:
+            report = self._reports[rank] = _Report(self._untold)
+        return report
 
     def as_json(self) -> list[tuple[int, dict[str, Any]]]:
         """What the ranks that decide about any tensor told of rates, as plain data."""
         deciding = set(self._from_behind())
-        return [(n, one.as_json()) for n, one in self._reports.items() if one in deciding]
+        return [(n, one.rates.as_json()) for n, one in self._reports.items() if one in deciding]
 
     def restore(self, said: Iterable[tuple[int, Mapping[str, Any]]], through: int) -> None:
         """As it was when all up to this step had been told; before anything is told again."""
         for rank, report in said:
-            self._reports.setdefault(rank, _Report()).restore(report, through)
+            self._report(rank).rates = GroupRates.from_json(report, through)
         self._group_rates = None
 
     def lr(self, num_tensors: int) -> FloatArray:
@@ -182,11 +139,12 @@ class Held:
 
     def _of_lowest(self) -> Rates | None:
         for _, report in sorted(self._reports.items()):
-            if report.seen is not None and len(report.lr):
+            if report.seen is not None and len(report.rates.lr):
                 count = len(report.seen.group_tensors)
-                columns = (report.lr, report.former_peak, report.changed, report.peak_lr)
+                rates = report.rates
+                columns = (rates.lr, rates.former_peak, rates.changed, rates.peak_lr)
                 lr, former_peak, changed, peak = (column[:count] for column in columns)
-                courses = [report.courses.get(group) or Course() for group in range(len(lr))]
+                courses = [rates.courses.get(group) or Course() for group in range(len(lr))]
                 return Rates(
                     lr,
                     former_peak,
@@ -213,25 +171,25 @@ class Held:
 
     def decayed(self, num_tensors: int, step: int) -> FloatArray:
         """The sum of learning rate x weight decay of each tensor's group up to this step, NaN where unknown."""
-        return self._spread(lambda report: report.decayed_at(step), num_tensors)
+        return self._spread(lambda rates: rates.decayed_at(step), num_tensors)
 
     def schedules(self, num_tensors: int) -> dict[int, Schedule]:
         """By tensor, what is remembered of its group's learning rate; only of tensors that are held."""
         found: dict[int, Schedule] = {}
         for report in self._from_behind():
-            of_group = {group: course.schedule for group, course in report.courses.items()}
+            of_group = {group: course.schedule for group, course in report.rates.courses.items()}
             for tensor, group in zip(report.tensors.tolist(), report.groups.tolist(), strict=True):
                 if group in of_group and tensor < num_tensors:
                     found[tensor] = of_group[group]
         return found
 
     def _by_tensor(self, column: str, num_tensors: int) -> FloatArray:
-        return self._spread(lambda report: getattr(report, column), num_tensors)
+        return self._spread(lambda rates: getattr(rates, column), num_tensors)
 
-    def _spread(self, column: Callable[[_Report], FloatArray], num_tensors: int) -> FloatArray:
+    def _spread(self, column: Callable[[GroupRates], FloatArray], num_tensors: int) -> FloatArray:
         values = np.full(num_tensors, np.nan)
         for report in self._from_behind():
-            of_group = column(report)
+            of_group = column(report.rates)
             known = report.groups < len(of_group)
             values[report.tensors[known]] = of_group[report.groups[known]]
         return values
@@ -264,7 +222,7 @@ class Held:
             decided: set[int] = set()
             found = []
             for _, report in sorted(self._reports.items()):
-                mine = set(report.tensors[report.groups < len(report.lr)].tolist())
+                mine = set(report.tensors[report.groups < len(report.rates.lr)].tolist())
                 if not mine <= decided:
                     decided |= mine
                     found.append(report)

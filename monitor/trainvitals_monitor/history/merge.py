@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.facts import Column, Merge
-from trainvitals.frame import TensorInfo
+from trainvitals_monitor.history.holdings import Holding, Named, Numbered
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 Columns = dict[str, npt.NDArray[Any]]
-Piece = tuple[IntArray, IntArray, Mapping[str, npt.NDArray[Any]]]
+Rows = Mapping[str, npt.NDArray[Any]]
+Piece = tuple[IntArray, IntArray, Rows]
 """Rows of one rank: what each is about (a tensor, an entry), which part of it (-1: no say), and the columns."""
 
-_WHOLE = ("whole",)
-_BY_WHICH = {Merge.MIN: np.minimum, Merge.MAX: np.maximum}
+_HOW: Mapping[Merge, np.ufunc] = {Merge.MIN: np.minimum, Merge.MAX: np.maximum}
 
 
 class Parts:
@@ -32,59 +33,143 @@ class Parts:
     Who holds which part: `of(rank)[tensor]` is the number of the part that the rank holds, -1 if it has no say;
     `within(rank)` counts from 0 for each tensor. `needed[tensor]` is how many parts make it up.
 
-    Made anew when a rank's tensor table changes; one pass over all rows of all ranks, 1 us each.
+    Made anew when a rank's tensor table changes: 0.2 s for 1,000 ranks of 2,000 tensors. Takes 5 bytes for each of these.
     """
 
-    def __init__(self, num_tensors: int, tables: Mapping[int, Mapping[int, TensorInfo]]) -> None:
-        holders: list[dict[tuple[Any, ...], int]] = [{} for _ in range(num_tensors)]
-        kinds: list[set[str]] = [set() for _ in range(num_tensors)]
-        for infos in tables.values():
-            for tensor, info in infos.items():
-                kinds[tensor].add(_kind(info))
-        self._of: dict[int, IntArray] = {}
-        self._within = {rank: np.full(num_tensors, -1, np.int64) for rank in tables}
-        for rank in sorted(tables):
-            for tensor, info in tables[rank].items():
-                part = _part(info, declared=len(kinds[tensor]) == 1, rank=rank)
-                if part is None:
-                    continue
-                known = holders[tensor]
-                if part[0] == "alone" and known and part not in known:
-                    continue
-                if part not in known:
-                    known[part] = len(known)
-                self._within[rank][tensor] = known[part]
-        self.needed = np.array([len(known) for known in holders], np.int64)
-        first = np.cumsum(self.needed) - self.needed
-        for rank, within in self._within.items():
-            self._of[rank] = np.where(within >= 0, first + within, -1)
+    def __init__(
+        self, num_tensors: int, tables: Mapping[int, Named], holdings: Sequence[Holding]
+    ) -> None:
+        self._rows = {rank: row for row, rank in enumerate(sorted(tables))}
+        kind = _kinds(holdings)
+        part = _parts(holdings)
+        shape = (len(tables), num_tensors)
+        kinds, parts = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+        for rank, row in self._rows.items():
+            kinds[row] = tables[rank].by_tensor(num_tensors, kind)
+            parts[row] = tables[rank].by_tensor(num_tensors, part)
+        here = kinds >= 0
+        lowest = np.where(here, kinds, len(_KINDS)).min(axis=0, initial=len(_KINDS))
+        undeclared = (lowest != kinds.max(axis=0, initial=-1)) | (lowest == _UNKNOWN)
+        # Of these the lowest rank speaks alone.
+        first = np.cumsum(here, axis=0, dtype=np.int32) == 1
+        parts[:, undeclared] = np.where(here & first, 0, -1)[:, undeclared]
+        numbered = Numbered(parts)
+        self.needed = numbered.counts
+        self._first = np.cumsum(self.needed) - self.needed
+        self._within, self._speaks = numbered.within, numbered.is_first
+        self._speaks_of_all = np.array([row.all() for row in self._speaks], np.bool_)
 
     def of(self, rank: int) -> IntArray:
         """The part that this rank holds of each tensor."""
-        return self._of[rank]
+        within = self.within(rank)
+        return np.where(within >= 0, self._first + within, -1)
 
-    def within(self, rank: int) -> IntArray:
+    def within(self, rank: int) -> npt.NDArray[np.int32]:
         """The same, counted within each tensor."""
-        return self._within[rank]
+        row: npt.NDArray[np.int32] = self._within[self._rows[rank]]
+        return row
+
+    def speaks(self, rank: int) -> BoolArray:
+        """Of which tensors the rank holds a part that no lower one does."""
+        row: BoolArray = self._speaks[self._rows[rank]]
+        return row
+
+    def speaks_of_all(self, rank: int) -> bool:
+        """Whether that is so of every tensor of the attempt."""
+        return bool(self._speaks_of_all[self._rows[rank]])
 
     def __len__(self) -> int:
         return int(self.needed.sum())
 
 
-def _kind(info: TensorInfo) -> str:
-    return "whole" if info.layout in ("full", "replica") else info.layout
+_KINDS = ("whole", "box", "flat", "unknown")
+_UNKNOWN = _KINDS.index("unknown")
 
 
-def _part(info: TensorInfo, declared: bool, rank: int) -> tuple[Any, ...] | None:
-    """What part this is; None if it is empty (more ranks than rows)."""
-    kind = _kind(info)
-    if not declared or kind == "unknown":
-        return ("alone", rank)
-    if kind == "whole":
-        return _WHOLE
-    if 0 in info.sizes:
-        return None
-    return (kind, *info.offsets, *info.sizes)
+def _kinds(holdings: Sequence[Holding]) -> IntArray:
+    """By holding, which kind of layout it is."""
+    kinds = ["whole" if one.layout in ("full", "replica") else one.layout for one in holdings]
+    return np.array([_KINDS.index(kind) for kind in kinds], np.int64)
+
+
+def _parts(holdings: Sequence[Holding]) -> IntArray:
+    """By holding, a number for the part; -1 if it is empty (more ranks than rows)."""
+    numbers: dict[tuple[Any, ...], int] = {}
+    parts = []
+    for one in holdings:
+        if one.layout in ("full", "replica"):
+            parts.append(numbers.setdefault(("whole",), len(numbers)))
+        elif 0 in one.sizes:
+            parts.append(-1)
+        else:
+            part = (one.layout, one.offsets, one.sizes)
+            parts.append(numbers.setdefault(part, len(numbers)))
+    return np.array(parts, np.int64)
+
+
+class Sums:
+    """
+    What rows of one table add up to so far: columns over all subjects, and how many parts of each were told.
+
+    The order of adding is the caller's to keep: sums of floats depend on it.
+    """
+
+    def __init__(self, columns: Sequence[Column], num_subjects: int) -> None:
+        self._columns = columns
+        self._made: Columns = {}
+        self._arrived = np.zeros(num_subjects, np.int64)
+
+    def add(self, given: Rows, subject: IntArray | None, rows: IntArray | None = None) -> None:
+        """
+        These rows of one rank, no two about one part. `subject`: what each is about; None: all subjects, in order, which
+        costs a third. `rows`: the ones that count; None: all.
+        """
+        if subject is None:
+            self._arrived += 1
+        else:
+            np.add.at(self._arrived, subject, 1)
+        for column in self._columns:
+            values = given.get(column.name)
+            if values is None:
+                continue
+            if rows is not None:
+                values = values[rows]
+            with np.errstate(all="ignore"):  # NaN and infinity are facts; digests wrap
+                if column.merge is Merge.ROOT_SUM_SQUARES:
+                    values = values * values
+                made, how = self._of(column), _HOW.get(column.merge, np.add)
+                if subject is None:
+                    how(made, values, out=made)
+                else:
+                    how.at(made, subject, values)
+
+    def join(self, other: Sums) -> None:
+        """What other ranks' rows of the same table add up to."""
+        self._arrived += other._arrived
+        with np.errstate(all="ignore"):
+            for column in self._columns:
+                values = other._made.get(column.name)
+                if values is not None:
+                    made = self._of(column)
+                    _HOW.get(column.merge, np.add)(made, values, out=made)
+
+    def whole(self, needed: IntArray) -> tuple[IntArray, Columns]:
+        """The subjects of which so many parts were told, ascending, and their columns."""
+        whole = np.flatnonzero((self._arrived == needed) & (self._arrived > 0))
+        ended = {}
+        for column in self._columns:
+            if column.name in self._made:
+                values = self._made[column.name][whole]
+                squares = column.merge is Merge.ROOT_SUM_SQUARES
+                ended[column.name] = np.sqrt(values) if squares else values
+        return whole, ended
+
+    def _of(self, column: Column) -> npt.NDArray[Any]:
+        made = self._made.get(column.name)
+        if made is None:
+            made = np.full(len(self._arrived), _neutral(column), np.dtype(column.dtype))
+            self._made[column.name] = made
+        return made
 
 
 def merge(
@@ -100,9 +185,7 @@ def merge(
     Returns:
         The subjects whose parts are all there, ascending, and their columns.
     """
-    there = [c for c in columns if any(c.name in given for _, _, given in pieces)]
-    made = {column.name: _start(column, len(needed)) for column in there}
-    arrived = np.zeros(len(needed), np.int64)
+    sums = Sums(columns, len(needed))
     every = np.arange(len(needed))
     taken = np.zeros(num_parts + 1, np.bool_)  # one more for those of no part, -1
     for subject, part, given in pieces:
@@ -110,25 +193,17 @@ def merge(
         if not fresh.any():  # most ranks, where all hold the same
             continue
         if fresh.all() and np.array_equal(subject, every) and (np.diff(part) > 0).all():
-            # All subjects in order, as most frames have them: nothing need be picked, a third of the cost.
             taken[part] = True
-            arrived += 1
-            for column in there:
-                if column.name in given:
-                    _add(column.merge, made[column.name], None, given[column.name])
+            sums.add(given, None)
             continue
-        rows = _last_of_each(part, np.flatnonzero(fresh))
+        rows = last_of_each(part, np.flatnonzero(fresh))
         taken[part[rows]] = True
-        arrived += np.bincount(subject[rows], minlength=len(needed))
-        for column in there:
-            if column.name in given:
-                _add(column.merge, made[column.name], subject[rows], given[column.name][rows])
-    whole = np.flatnonzero((arrived == needed) & (arrived > 0))
-    return whole, {c.name: _end(c.merge, made[c.name][whole]) for c in there}
+        sums.add(given, subject[rows], rows)
+    return sums.whole(needed)
 
 
-def _last_of_each(part: IntArray, rows: IntArray) -> IntArray:
-    """Of rows about the same part the last one."""
+def last_of_each(part: IntArray, rows: IntArray) -> IntArray:
+    """Of these rows, those that are the last about their part."""
     if bool((np.diff(part[rows]) > 0).all()):
         return rows
     # np.unique keeps the first of equals, so look from behind.
@@ -137,30 +212,11 @@ def _last_of_each(part: IntArray, rows: IntArray) -> IntArray:
     return last
 
 
-def _start(column: Column, length: int) -> npt.NDArray[Any]:
+def _neutral(column: Column) -> float | int:
+    if column.merge not in (Merge.MIN, Merge.MAX):
+        return 0
     dtype = np.dtype(column.dtype)
-    neutral: float | int = 0
-    if column.merge in (Merge.MIN, Merge.MAX):
-        limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-        neutral = limits.max if column.merge is Merge.MIN else limits.min
-        if dtype.kind == "f":
-            neutral = np.inf if column.merge is Merge.MIN else -np.inf
-    return np.full(length, neutral, dtype)
-
-
-def _add(
-    how: Merge, made: npt.NDArray[Any], subject: IntArray | None, values: npt.NDArray[Any]
-) -> None:
-    """`subject`: which each value is about; None: all of them, in order."""
-    with np.errstate(all="ignore"):  # NaN and infinity are facts; digests wrap
-        if how is Merge.ROOT_SUM_SQUARES:
-            values = values * values
-        add = _BY_WHICH.get(how, np.add)
-        if subject is None:
-            add(made, values, out=made)
-        else:
-            add.at(made, subject, values)
-
-
-def _end(how: Merge, made: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.sqrt(made) if how is Merge.ROOT_SUM_SQUARES else made
+    if dtype.kind == "f":
+        return np.inf if column.merge is Merge.MIN else -np.inf
+    limits = np.iinfo(dtype)
+    return int(limits.max if column.merge is Merge.MIN else limits.min)

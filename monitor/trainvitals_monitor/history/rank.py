@@ -22,6 +22,7 @@ from trainvitals.frame import (
     TensorInfo,
 )
 from trainvitals_monitor.history.checkpoints import Reported
+from trainvitals_monitor.history.holdings import Named
 
 Tables = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 IntArray = npt.NDArray[np.int64]
@@ -37,18 +38,14 @@ class Rank:
     """
     What is known of one rank of an attempt.
 
-    `complete_through`: facts up to this step are in; `to_attempt[i]` is the attempt's index of the rank's tensor i, -1
-    for none.
+    `complete_through`: facts up to this step are in; `named` is its tensor table.
     """
 
     def __init__(self, header: Header) -> None:
         self.rank = header.rank
         self.process = header.process
         self.base_step = header.base_step
-        self.infos: dict[int, TensorInfo] = {}
-        self.first_ties: dict[int, int] = {}
-        """Of tensors that were tied when they were named, to which."""
-        self.to_attempt: IntArray = np.empty(0, np.int64)
+        self.named = Named()
         self.complete_through = -1
         self.phase = str(header.phase)
         self.sent_at = header.sent_at
@@ -130,19 +127,12 @@ class Rank:
 
     def make_room(self, infos: Sequence[TensorInfo]) -> None:
         """Room for these tensors of the rank, before each is placed."""
-        more = max((info.index + 1 for info in infos), default=0) - len(self.to_attempt)
-        if more > 0:
-            self.to_attempt = np.pad(self.to_attempt, (0, more), constant_values=-1)
+        self.named.make_room(max((info.index + 1 for info in infos), default=0))
 
-    def place(self, info: TensorInfo, index: int) -> bool:
-        """The rank's tensor `info.index` is the attempt's tensor `index`; whether that changes what part it holds."""
+    def place(self, info: TensorInfo, numbers: tuple[int, int], index: int) -> bool:
+        """The rank's tensor `info.index` is the attempt's tensor `index`; whether that changes what it is or holds."""
         self._order = None
-        old = self.infos.get(info.index)
-        self.infos[info.index] = info
-        if old is None and info.tied_to >= 0:
-            self.first_ties[info.index] = info.tied_to
-        self.to_attempt[info.index] = index
-        return old is None or _part(old) != _part(info)
+        return self.named.put(info, numbers, index)
 
     def add_manifest(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Rows about entries of checkpoints; they wait for the event."""
@@ -161,11 +151,11 @@ class Rank:
         return self._are_all(tensors) and self._same
 
     def _are_all(self, tensors: npt.NDArray[Any]) -> bool:
-        if len(tensors) != len(self.to_attempt):
+        if len(tensors) != len(self.named):
             return False
         if self._order is None or len(self._order) != len(tensors):
             self._order = np.arange(len(tensors), dtype=np.int64)
-            self._same = bool(np.array_equal(self._order, self.to_attempt))
+            self._same = bool(np.array_equal(self._order, self.named.to_attempt))
         return bool(np.array_equal(self._order, tensors))
 
     def translate(self, tensors: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[np.bool_]]:
@@ -173,15 +163,15 @@ class Rank:
         The attempt's indices of these tensors of the rank, not to be changed, and which of them it has (others are -1).
         """
         if self._are_all(tensors):
-            return self.to_attempt, self.to_attempt >= 0
-        inside = (tensors >= 0) & (tensors < len(self.to_attempt))
+            return self.named.to_attempt, self.named.to_attempt >= 0
+        inside = (tensors >= 0) & (tensors < len(self.named))
         found = np.full(len(tensors), -1, np.int64)
-        found[inside] = self.to_attempt[tensors[inside]]
+        found[inside] = self.named.to_attempt[tensors[inside]]
         return found, found >= 0
 
     def translate_one(self, tensor: int) -> int:
         """The attempt's index of one tensor of the rank, -1 for none."""
-        return int(self.to_attempt[tensor]) if 0 <= tensor < len(self.to_attempt) else -1
+        return int(self.named.to_attempt[tensor]) if 0 <= tensor < len(self.named) else -1
 
     def translated(self, event: Event) -> Event:
         """The event with the attempt's tensor indices; -1 for a tensor that the rank never named."""
@@ -208,13 +198,9 @@ def check_indices(header: Header, tables: Tables, rank: Rank | None) -> None:
     """
     if header.seq != (1 if rank is None else rank.next_seq) or (rank is not None and rank.has_gaps):
         return
-    size = 0 if rank is None else len(rank.to_attempt)
+    size = 0 if rank is None else len(rank.named)
     size = max([size, *(info.index + 1 for info in header.tensors)])
     for name, columns in tables.items():
         highest = int(columns["tensor"].max(initial=-1)) if "tensor" in columns else -1
         if highest >= size:
             raise BadFrame(f"table {name!r} is about tensor {highest}; the rank has named {size}")
-
-
-def _part(info: TensorInfo) -> tuple[Any, ...]:
-    return (info.fqn, info.layout, info.offsets, info.sizes, info.replica_group)

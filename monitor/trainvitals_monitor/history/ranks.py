@@ -9,6 +9,7 @@ import numpy as np
 from trainvitals.errors import BadFrame
 from trainvitals.frame import Header, TensorInfo
 from trainvitals_monitor.header import MAX_TENSORS, RunConflict
+from trainvitals_monitor.history.holdings import Holdings, Named
 from trainvitals_monitor.history.merge import Parts
 from trainvitals_monitor.history.rank import IntArray, Rank, Tables, check_indices
 from trainvitals_monitor.history.replicas import Copies
@@ -26,6 +27,13 @@ class Ranks(dict[int, Rank]):
         super().__init__()
         self.world_size = world_size
         self._tensors = tensors
+        # Asked at every frame, of all ranks: up to which step each one has told all, EVER once it is closed.
+        self._through = np.full(world_size, -1, np.int64)
+        self._furthest = -1
+        self.step_offset: int | None = None
+        """The trainer's step number minus ours, as the lowest rank that knows it says."""
+        self._offset_from = world_size
+        self._holdings = Holdings()
         self._parts: Parts | None = None
         self._copies: Copies | None = None
 
@@ -58,57 +66,52 @@ class Ranks(dict[int, Rank]):
             raise BadFrame(f"more than {MAX_TENSORS} tensors in one attempt")
         return True
 
+    def says(self, rank: Rank, info: TensorInfo) -> bool:
+        """Whether the rank has named this tensor and says of it what it said before."""
+        return rank.named.says(info, self._holdings.numbers(info))
+
     def place(self, rank: Rank, info: TensorInfo) -> None:
         """A row of a rank's tensor table, new or changed, joins the attempt's."""
-        self._copies = None
         index = self._tensors.put(info, rank.rank)
-        if rank.place(self._tensors.shared(index, info), index):
-            self._parts = None
+        if rank.place(info, self._holdings.numbers(info), index):
+            self._parts = self._copies = None
 
     # -- how far they are ------------------------------------------------------------------------------------------
+
+    def heard(self, rank: Rank) -> None:
+        """A rank has said something of itself."""
+        self._through[rank.rank] = EVER if rank.phase == "closed" else rank.complete_through
+        self._furthest = max(self._furthest, rank.complete_through)
+        if rank.step_offset is not None and rank.rank <= self._offset_from:
+            self._offset_from, self.step_offset = rank.rank, rank.step_offset
 
     @property
     def closed(self) -> bool:
         """Whether every rank has said that it is done."""
-        return len(self) == self.world_size and all(
-            rank.phase == "closed" for rank in self.values()
-        )
-
-    @property
-    def step_offset(self) -> int | None:
-        """The trainer's step number minus ours, as the lowest rank that knows it says."""
-        # Asked at every frame: no sorting, of a thousand ranks it would take as long as a look.
-        known = [n for n, rank in self.items() if rank.step_offset is not None]
-        return self[min(known)].step_offset if known else None
+        return bool(self._through.min() == EVER)
 
     def ready_through(self) -> int:
         """Steps up to this one can be judged: every rank is past them, or far behind."""
-        if self.closed:
-            return EVER
-        through = [EVER if r.phase == "closed" else r.complete_through for r in self.values()]
-        lowest = min(through) if len(through) == self.world_size else -1
-        furthest = max([r.complete_through for r in self.values()], default=-1)
-        return max(lowest, furthest - SILENT_STEPS)
+        lowest = int(self._through.min())
+        return lowest if lowest == EVER else max(lowest, self._furthest - SILENT_STEPS)
 
     # -- who holds what --------------------------------------------------------------------------------------------
 
     @property
-    def parts(self) -> Parts | None:
-        """Who holds which part of which tensor; None for a single rank."""
-        if self.world_size == 1:
-            return None
+    def parts(self) -> Parts:
+        """Who holds which part of which tensor."""
         if self._parts is None:
-            self._parts = Parts(len(self._tensors), self._infos())
+            self._parts = Parts(len(self._tensors), self._named(), self._holdings.known)
         return self._parts
 
     @property
     def copies(self) -> Copies | None:
         """Which ranks hold the same part of which tensor; None where no part is held twice."""
-        if self.world_size == 1:
-            return None
         if self._copies is None:
             base_steps = {number: rank.base_step for number, rank in self.items()}
-            self._copies = Copies(len(self._tensors), self._infos(), base_steps)
+            self._copies = Copies(
+                len(self._tensors), self._named(), self._holdings.known, base_steps
+            )
         return self._copies if self._copies.any else None
 
     def ties(self, *, first: bool) -> IntArray:
@@ -116,13 +119,16 @@ class Ranks(dict[int, Rank]):
         tied = np.full(len(self._tensors), -1, np.int64)
         # The lowest rank has the last word.
         for _, rank in sorted(self.items(), reverse=True):
-            for index, info in rank.infos.items():
-                to = rank.first_ties.get(index, -1) if first else info.tied_to
-                tied[rank.translate_one(index)] = rank.translate_one(to)
+            named = rank.named
+            to = named.first_tied_to if first else named.tied_to
+            own = np.flatnonzero(named.holding >= 0)
+            tied[named.to_attempt[own]] = rank.translate(to[own])[0]
         return tied
 
-    def _infos(self) -> dict[int, dict[int, TensorInfo]]:
-        return {
-            number: {int(rank.to_attempt[i]): info for i, info in rank.infos.items()}
-            for number, rank in self.items()
-        }
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known who holds what, from the step judged last: asking for it costs nothing."""
+        return self._parts is not None and self._copies is not None
+
+    def _named(self) -> dict[int, Named]:
+        return {number: rank.named for number, rank in self.items()}

@@ -1,7 +1,7 @@
 """
-Ranks that hold the same part of a tensor, compared: do their bits agree, and their gradients' norms?
+Ranks that hold the same part of a tensor: who they are, and whose bits are not those of most.
 
-Compared is what ranks said of one step. Where a layout declares replicas, those of one group are; where it is unknown,
+Compared is what ranks said of one step (alike.py finds out where that is needed). Where a layout declares replicas, those of one group are; where it is unknown,
 tensors of one name, shape and dtype are, and the comparison is marked as one that nobody declared.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.facts import SKETCHES
-from trainvitals.frame import TensorInfo
+from trainvitals_monitor.history.holdings import Holding, Named, Numbered
 
 IntArray = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[Any]]
@@ -38,24 +38,38 @@ class Copies:
     def __init__(
         self,
         num_tensors: int,
-        tables: Mapping[int, Mapping[int, TensorInfo]],
+        tables: Mapping[int, Named],
+        holdings: Sequence[Holding],
         base_steps: Mapping[int, int],
     ) -> None:
+        self._rows = {rank: row for row, rank in enumerate(sorted(tables))}
+        self.num_tensors = num_tensors
+        self.any = False
+        keys = np.full((len(tables), num_tensors), -1, np.int64)
         numbers: dict[tuple[Any, ...], int] = {}
-        self._of = {rank: np.full(num_tensors, -1, np.int64) for rank in tables}
-        for rank in sorted(tables):
-            own = self._of[rank]
-            for tensor, info in tables[rank].items():
-                key = _part(tensor, info)
-                if key:
-                    own[tensor] = numbers.setdefault((base_steps[rank], *key), len(numbers))
-        self._declared = np.array([key[2] != "unknown" for key in numbers], np.bool_)
-        held = np.zeros(len(numbers), np.int64)
-        for own in self._of.values():
-            held += np.bincount(own[own >= 0], minlength=len(numbers))
-        for own in self._of.values():
-            own[own >= 0] = np.where(held[own[own >= 0]] > 1, own[own >= 0], -1)
+        by_base = {
+            base: _alike(holdings, base, numbers) for base in sorted(set(base_steps.values()))
+        }
+        for rank, row in self._rows.items():
+            keys[row] = tables[rank].by_tensor(num_tensors, by_base[base_steps[rank]])
+        if not (keys >= 0).any():
+            return
+        numbered = Numbered(keys)
+        first = np.cumsum(numbered.counts) - numbered.counts
+        of = np.where(keys >= 0, numbered.within + first, -1)
+        held = np.bincount(of[keys >= 0], minlength=int(numbered.counts.sum()))
+        self._of = np.where((keys >= 0) & (held[of] > 1), of, -1).astype(np.int32)
+        self.num_groups = len(held)
+        self.tensor_of = np.repeat(np.arange(num_tensors), numbered.counts)
+        unknown = np.array([key[1] == "unknown" for key in numbers], np.bool_)
+        self.declared = np.ones(len(held), np.bool_)
+        self.declared[of[keys >= 0]] = ~unknown[keys[keys >= 0]]
         self.any = bool((held > 1).any())
+
+    def of(self, rank: int) -> npt.NDArray[np.int32]:
+        """By tensor, the group of those who hold what this rank does."""
+        row: npt.NDArray[np.int32] = self._of[self._rows[rank]]
+        return row
 
     def digests(self, told: Sequence[Told]) -> tuple[IntArray, Columns]:
         """Tensors of which several holders' digests were told, and the columns of facts.REPLICAS."""
@@ -74,34 +88,11 @@ class Copies:
         shown = np.where(lowest[row_of] < 0, True, apart & (rank == lowest[row_of]))
         return found, {
             "replicas": np.bincount(row_of, minlength=len(found)),
-            "replicas_declared": _least(row_of, self._declared[group], len(found), 1),
+            "replicas_declared": _least(row_of, self.declared[group], len(found), 1),
             "replicas_apart": np.bincount(row_of[apart], minlength=len(found)),
             "replica_apart": lowest,
             "replica_like": _lowest(row_of[shown], rank[like[shown]], len(found)),
             "replica_distance": _largest(row_of, distance, len(found)),
-        }
-
-    def gradients(self, told: Sequence[Told]) -> tuple[IntArray, Columns]:
-        """Tensors of which several holders' gradient norms were told, and the columns of facts.GRADIENT_REPLICAS."""
-        rows = self._joined(told, ("grad_norm",))
-        if rows is None:
-            return np.empty(0, np.int64), {}
-        rank, tensor, group, columns = rows
-        norm = columns["grad_norm"]
-        order = np.lexsort((rank, group))
-        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-        within = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
-        high = np.maximum.reduceat(norm[order], starts)
-        low = np.minimum.reduceat(norm[order], starts)
-        with np.errstate(all="ignore"):
-            spread = np.where(high > 0, (high - low) / high, 0.0)
-        other = norm[order] != norm[order][starts][within]
-        found, row_of = np.unique(tensor, return_inverse=True)
-        in_order = row_of[order]
-        return found, {
-            "grad_replicas": np.bincount(row_of, minlength=len(found)),
-            "grad_spread": _largest(in_order, spread[within], len(found)),
-            "grad_apart": _lowest(in_order[other], rank[order][other], len(found)),
         }
 
     def _joined(
@@ -113,28 +104,29 @@ class Copies:
             return None
         rank = np.concatenate([np.full(len(one.tensors), one.rank) for one in known])
         tensor = np.concatenate([one.tensors for one in known])
-        group = np.concatenate([self._of[one.rank][one.tensors] for one in known])
+        group = np.concatenate([self.of(one.rank)[one.tensors] for one in known])
         columns = {name: np.concatenate([one.columns[name] for one in known]) for name in names}
-        keep = group >= 0
-        if "count" in columns:
-            keep &= columns["count"] > 0
-        if "grad_norm" in columns:
-            keep &= np.isfinite(columns["grad_norm"])
-        held = np.bincount(group[keep], minlength=len(self._declared))
+        keep = (group >= 0) & (columns["count"] > 0)
+        held = np.bincount(group[keep], minlength=self.num_groups)
         keep[keep] = held[group[keep]] > 1
         if not keep.any():
             return None
         return rank[keep], tensor[keep], group[keep], {k: v[keep] for k, v in columns.items()}
 
 
-def _part(tensor: int, info: TensorInfo) -> tuple[Any, ...] | None:
-    """What must be the same for two ranks to hold the same; None: nobody else can."""
-    if not info.sizes and info.shape:
-        return None
-    if 0 in info.sizes or (info.layout != "unknown" and not info.replica_group):
-        return None
-    offsets, sizes, shape = tuple(info.offsets), tuple(info.sizes), tuple(info.shape)
-    return tensor, info.layout, info.replica_group, offsets, sizes, shape, info.dtype
+def _alike(
+    holdings: Sequence[Holding], base_step: int, numbers: dict[tuple[Any, ...], int]
+) -> IntArray:
+    """By holding, a number for what must be the same for two ranks to hold the same; -1: nobody else can."""
+    alike = []
+    for one in holdings:
+        is_alone = one.layout != "unknown" and not one.replica_group
+        if (not one.sizes and one.shape) or 0 in one.sizes or is_alone:
+            alike.append(-1)
+            continue
+        key = (base_step, one.layout, one.replica_group, one.offsets, one.sizes, one.shape)
+        alike.append(numbers.setdefault((*key, one.dtype), len(numbers)))
+    return np.array(alike, np.int64)
 
 
 def _most(rank: IntArray, group: IntArray, digest: npt.NDArray[np.uint64]) -> IntArray:

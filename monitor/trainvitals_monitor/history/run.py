@@ -16,7 +16,7 @@ KEPT_ATTEMPTS = 2
 """Attempts whose windows are kept in memory: the latest ones."""
 _ATTEMPT_BYTES = 1 << 20
 _TENSOR_BYTES = 1024
-_PART_BYTES = 512
+_PART_BYTES = 32
 """As measured, beside the window; a part is what one rank says of a tensor."""
 
 
@@ -60,7 +60,7 @@ class RunHistory:
             _ATTEMPT_BYTES
             + one.window.num_bytes
             + _TENSOR_BYTES * len(one.tensors)
-            + _PART_BYTES * sum(len(rank.infos) for rank in one.ranks.values())
+            + _PART_BYTES * sum(len(rank.named) for rank in one.ranks.values())
             for one in self._attempts.values()
         )
 

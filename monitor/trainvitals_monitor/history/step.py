@@ -1,13 +1,12 @@
 """
-The facts of one step: how they wait until it is judged, and how they are written into the history then.
+How the facts of one step are written into the history when it is judged.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,63 +15,21 @@ from trainvitals.facts import (
     BEGINNING,
     DIGESTS,
     EXPERT_LOADS,
-    GRADIENT_REPLICAS,
-    GRADIENTS,
-    REPLICAS,
     ROUTING,
     TENSOR_TABLES,
     Table,
 )
-from trainvitals_monitor.header import MAX_TENSORS
 from trainvitals_monitor.history.by_rank import TABLES as TABLES_BY_RANK
 from trainvitals_monitor.history.expert_loads import routing_of
-from trainvitals_monitor.history.merge import Parts, Piece, merge
-from trainvitals_monitor.history.replicas import Told
+from trainvitals_monitor.history.gathering import told_by
+from trainvitals_monitor.history.pending import Pending, Rows
+from trainvitals_monitor.history.rates import Told
 
 if TYPE_CHECKING:
     from trainvitals_monitor.history.attempt import AttemptHistory
     from trainvitals_monitor.history.rank import Rank
 
-Rows = Mapping[str, npt.NDArray[Any]]
 MAX_PACE = 256
-
-
-class Pending:
-    """Rows of one step as they came: by table and rank, in each rank's order."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, dict[int, list[Rows]]] = {}
-        self._scalar_names: dict[int, Sequence[str]] = {}
-        self.num_rows = 0
-
-    def add(self, rank: int, table: str, rows: Rows, scalar_names: Sequence[str]) -> None:
-        """More rows of a rank; `scalar_names` is what its scalar indices mean."""
-        self._rows.setdefault(table, {}).setdefault(rank, []).append(rows)
-        self._scalar_names[rank] = scalar_names
-        self.num_rows += len(rows["step"])
-
-    def extend(self, other: Pending) -> None:
-        """More rows of the same step."""
-        for table, by_rank in other._rows.items():
-            for rank, pieces in by_rank.items():
-                for rows in pieces:
-                    self.add(rank, table, rows, other._scalar_names[rank])
-
-    def of(self, table: str) -> list[tuple[int, Rows]]:
-        """The rows of a table: one set of columns a rank, ordered by rank."""
-        by_rank = self._rows.get(table, {})
-        return [(rank, _joined(by_rank[rank])) for rank in sorted(by_rank)]
-
-    def names(self, rank: int) -> Sequence[str]:
-        """What this rank's scalar indices mean."""
-        return self._scalar_names[rank]
-
-
-def _joined(pieces: Sequence[Rows]) -> Rows:
-    if len(pieces) == 1:
-        return pieces[0]
-    shared = set(pieces[0]).intersection(*pieces[1:])
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in shared}
 
 
 @dataclass
@@ -86,34 +43,23 @@ class Pace:
 
 def absorb(attempt: AttemptHistory, pending: Pending, step: int) -> None:
     """Write a step's rows into the attempt's history, whose window has begun the step. May be done again with more."""
-    for table in TENSOR_TABLES:
-        rows = pending.of(table.name)
-        if not rows:
-            continue
-        if attempt.ranks.parts is None:
-            _write_one(attempt, table, rows, step)
-        else:
-            _write_merged(attempt, attempt.ranks.parts, table, rows, step)
-    for rank, columns in pending.of("groups"):
-        groups = columns["group"]
-        fit = (groups >= 0) & (groups < MAX_TENSORS)
-        if "lr" in columns:
-            decay = columns.get("weight_decay", np.full(len(groups), np.nan))
-            attempt.held.rates(rank, groups[fit], columns["lr"][fit], decay[fit], step)
-    _compared(attempt, pending)
+    if attempt.world_size == 1:
+        for table in TENSOR_TABLES:
+            _write_one(attempt, table, pending, step)
+    else:
+        _write_merged(attempt, pending, step)
+    _rates(attempt, pending, step)
     _routed(attempt, pending)
     for table in TABLES_BY_RANK:
-        for rank, columns in pending.of(table.name):
+        for rank, columns in pending.of(table.name).items():
             attempt.by_rank.put(step, table, rank, columns)
     _scalars(attempt, pending, step)
     _pace(attempt.pace, pending)
 
 
-def _write_one(
-    attempt: AttemptHistory, table: Table, rows: list[tuple[int, Rows]], step: int
-) -> None:
+def _write_one(attempt: AttemptHistory, table: Table, pending: Pending, step: int) -> None:
     """A single rank: rows go where they belong as they are."""
-    for number, columns in rows:
+    for number, columns in pending.of(table.name).items():
         index, columns = _placed(attempt.ranks[number], columns, len(attempt.tensors))
         if table not in (DIGESTS, BEGINNING):
             attempt.window.write(table, index, columns)
@@ -123,55 +69,40 @@ def _write_one(
         _lasting(attempt, table, step, index, columns)
 
 
-def _write_merged(
-    attempt: AttemptHistory,
-    parts: Parts,
-    table: Table,
-    rows: list[tuple[int, Rows]],
-    step: int,
-) -> None:
-    pieces: list[Piece] = []
-    for number, columns in rows:
-        tensors, known = attempt.ranks[number].translate(columns["tensor"])
-        if not known.all():
-            tensors, columns = tensors[known], {k: v[known] for k, v in columns.items()}
-        pieces.append((tensors, parts.of(number)[tensors], columns))
-    whole, merged = merge(table.columns, pieces, parts.needed, len(parts))
-    if table in (DIGESTS, BEGINNING):
-        _lasting(attempt, table, step, whole, merged)
-    else:
-        attempt.window.write(table, whole, merged)
+def _write_merged(attempt: AttemptHistory, pending: Pending, step: int) -> None:
+    """Several ranks: what their rows come to, and how those compare that should be alike."""
+    gathering = pending.gathering(attempt.ranks)
+    for table in TENSOR_TABLES:
+        for tensors, columns in gathering.merged(table, pending):
+            if table in (DIGESTS, BEGINNING):
+                _lasting(attempt, table, step, tensors, columns)
+            else:
+                attempt.window.write(table, tensors, columns)
+    for made, tensors, columns in gathering.compared(pending):
+        attempt.window.write(made, tensors, columns)
 
 
-def _compared(attempt: AttemptHistory, pending: Pending) -> None:
-    """What the ranks that hold the same part say of it, side by side."""
-    copies = attempt.ranks.copies
-    if copies is None:
-        return
-    for table, made, compare in (
-        (DIGESTS, REPLICAS, copies.digests),
-        (GRADIENTS, GRADIENT_REPLICAS, copies.gradients),
-    ):
-        told = [_told(attempt, *one) for one in pending.of(table.name)]
-        tensors, columns = compare(told)
-        if len(tensors):
-            attempt.window.write(made, tensors, columns)
+def _rates(attempt: AttemptHistory, pending: Pending, step: int) -> None:
+    told = {}
+    for rank, columns in pending.of("groups").items():
+        if "lr" in columns:
+            groups = columns["group"]
+            decay = columns.get("weight_decay", np.full(len(groups), np.nan))
+            told[rank] = Told(groups, columns["lr"], decay)
+    if told:
+        attempt.held.rates(told, step)
 
 
 def _routed(attempt: AttemptHistory, pending: Pending) -> None:
     """What the ranks that share a router counted, added up."""
-    told = [_told(attempt, *one) for one in pending.of(EXPERT_LOADS.name)]
+    rows = pending.of(EXPERT_LOADS.name)
+    told = [told_by(attempt.ranks[number], columns) for number, columns in rows.items()]
     if not told:
         return
-    named = {number: rank.to_attempt for number, rank in attempt.ranks.items()}
+    named = {number: rank.named.to_attempt for number, rank in attempt.ranks.items()}
     tensors, columns = routing_of(told, named)
     if len(tensors):
         attempt.window.write(ROUTING, tensors, columns)
-
-
-def _told(attempt: AttemptHistory, number: int, columns: Rows) -> Told:
-    tensors, known = attempt.ranks[number].translate(columns["tensor"])
-    return Told(number, tensors[known], {name: values[known] for name, values in columns.items()})
 
 
 def _placed(
@@ -205,7 +136,7 @@ def _lasting(
 def _scalars(attempt: AttemptHistory, pending: Pending, step: int) -> None:
     """The last value that each rank logged; of several ranks the largest (NaN if any is)."""
     values: dict[str, float] = {}
-    for rank, columns in pending.of("scalars"):
+    for rank, columns in pending.of("scalars").items():
         if "value" not in columns:
             continue
         names = pending.names(rank)
@@ -223,8 +154,8 @@ def _scalars(attempt: AttemptHistory, pending: Pending, step: int) -> None:
 
 
 def _pace(pace: Pace, pending: Pending) -> None:
-    rows = [columns for _, columns in pending.of("steps")]
+    rows = list(pending.of("steps").values())
     for name in ("time", "seconds", "agent_seconds"):
-        told = [columns[name].max() for columns in rows if name in columns]
+        told = [columns[name] for columns in rows if name in columns]
         if told:
-            getattr(pace, name).append(float(max(told)))
+            getattr(pace, name).append(float(np.concatenate(told).max()))

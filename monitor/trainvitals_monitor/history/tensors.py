@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,6 @@ from trainvitals.roles import Role, role_of
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
-
-_SHARED = ("fqn", "raw_fqn", "kind", "dtype", "shape", "module", "layout", "sizes", "replica_group")
 
 
 class TensorTable:
@@ -73,23 +70,6 @@ class TensorTable:
             self.module[index] = info.module
             self._changed()
         return index
-
-    def shared(self, index: int, info: TensorInfo) -> TensorInfo:
-        """
-        What a rank says of the tensor, with the table's own texts and lists where they are equal.
-
-        A thousand ranks name thousands of tensors each: a row of its own takes more than a kilobyte, one that shares less
-        than half of that, and one that says the same as the table nothing.
-        """
-        own = self._infos[index]
-        if info == own:
-            return own
-        equal = {
-            name: getattr(own, name)
-            for name in _SHARED
-            if getattr(own, name) == getattr(info, name)
-        }
-        return replace(info, **equal)
 
     def _add(self, info: TensorInfo, rank: int) -> int:
         index = self._index[info.fqn] = len(self._infos)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trainvitals.frame import CheckpointSeen, Event, Header, StepsAttempted, TensorInfo
-from trainvitals_monitor.history.step import Pending, Rows
+from trainvitals_monitor.history.pending import Pending, Rows
+
+if TYPE_CHECKING:
+    from trainvitals_monitor.history.ranks import Ranks
 
 EVER = 1 << 62
 
@@ -88,6 +91,12 @@ class Waiting:
         else:
             pending = self._steps.setdefault(step, Pending())
             pending.add(header.rank, table, rows, header.scalars)
+
+    def promised(self, rank: int, after: int, through: int, ranks: Ranks) -> None:
+        """The rank has told all of the steps beyond `after`, up to `through`."""
+        for step, pending in self._steps.items():
+            if after < step <= through:
+                pending.promised(rank, ranks)
 
     def expect(self, step: int) -> None:
         """A step that is to be presented although no rows of it will come."""
