@@ -44,7 +44,6 @@ from trainvitals.rounds import Rounds
 from trainvitals.sender import Sender
 from trainvitals.settings import Settings
 from trainvitals.slots import SlotTable
-from trainvitals.stretch import Stretch
 from trainvitals.swaps import SWAPS
 
 
@@ -93,22 +92,15 @@ class Agent:
         for probe in self._probes:
             probe.guarded = self._guard.call
         self._budget = Budget(settings.budget, watch=settings.watch)
-        stretch = Stretch(self._progress)
         self._rounds = Rounds(
-            self._slots,
-            self._record,
-            self._guard,
-            self._budget,
-            self._probes,
-            self._progress,
-            stretch,
+            self._slots, self._record, self._guard, self._budget, self._probes, self._progress
         )
         self._clock = Clock(
             self._ownership.owns,
             self._rounds.before_step,
             self._after_round,
             optimizers,
-            stretch=stretch,
+            stretch=self._rounds.stretch,
             settle=self._settle,
             guard=self._guard,
         )

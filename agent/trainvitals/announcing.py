@@ -11,11 +11,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainvitals.attempt import World
-from trainvitals.clock import steppers
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.settings import Settings
 from trainvitals.slots import SlotTable
 from trainvitals.speech import attach_line, say, summary_line
+from trainvitals.steppers import steppers
 
 
 class Announcer:

@@ -130,7 +130,7 @@ class Arrival:
         self._handle = register_optimizer_step_pre_hook(untraced(self._before_step))
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        from trainvitals.clock import is_phantom
+        from trainvitals.steppers import is_phantom
 
         guard, following = self._guard, self._following
         if guard is None or following is None:

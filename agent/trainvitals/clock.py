@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
@@ -24,7 +23,7 @@ from torch.optim.optimizer import (
 
 from trainvitals.capture import is_capturing
 from trainvitals.guard import Guard
-from trainvitals.scalar import number_of
+from trainvitals.steppers import distinct, is_phantom, parameter_ids, plain_optimizers
 from trainvitals.stretch import Stretch
 from trainvitals.untraced import STEPS, untraced
 
@@ -42,7 +41,7 @@ class Clock:
     `owns` says whether an optimizer trains the attached model. Ignored are steps of other optimizers, phantom steps
     (see `is_phantom`), and steps inside another optimizer's step: those of a container (torchtitan) or of a wrapper
     (Lookahead, SAM) belong to it. Both callbacks get plain optimizers, never containers. Runs on the trainer's thread;
-    costs about 2 us a step. A forked child is silent.
+    costs a few us a step. A forked child is silent.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class Clock:
                 return
             self._stretch.is_allowed = False
             self._after_round(
-                _distinct(leaf for each in finished for leaf in plain_optimizers(each))
+                distinct(leaf for each in finished for leaf in plain_optimizers(each))
             )
 
     def _before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -224,8 +223,8 @@ class Clock:
         if self._round or not self._rounds:
             return False
         partners = [other for other, last in self._last_round.items() if last == self._rounds]
-        mine = _parameter_ids(optimizer)
-        return bool(partners) and all(mine.isdisjoint(_parameter_ids(other)) for other in partners)
+        mine = parameter_ids(optimizer)
+        return bool(partners) and all(mine.isdisjoint(parameter_ids(other)) for other in partners)
 
     def _waited_for(self) -> list[Optimizer]:
         return [
@@ -233,82 +232,3 @@ class Clock:
             for optimizer, last in self._last_round.items()
             if self._rounds - last < _FORGET_AFTER_ROUNDS
         ]
-
-
-def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
-    """
-    The optimizers that really update parameters: those inside a container or wrapper, else the optimizer itself.
-
-    torchtitan's OptimizersContainer has `.optimizers` and groups without a learning rate; Lookahead and SAM wrappers
-    keep theirs as `.optimizer`, `.base_optimizer` or `.inner_optimizer`.
-    """
-    inner: list[Optimizer] = []
-    for name in (
-        "optimizers",
-        "chained_optimizers",
-        "optimizer",
-        "base_optimizer",
-        "inner_optimizer",
-    ):
-        held = getattr(optimizer, name, None)
-        if held is None:
-            continue
-        candidates = held if isinstance(held, (list, tuple)) else [held]
-        inner += [
-            each for each in candidates if isinstance(each, Optimizer) and each is not optimizer
-        ]
-    if not inner:
-        return [optimizer]
-    return _distinct(leaf for each in inner for leaf in plain_optimizers(each))
-
-
-def steppers(optimizer: Optimizer) -> list[Optimizer]:
-    """Whose steps torch's hooks speak of: the optimizer's own, else those inside it (accelerate's wrapper)."""
-    is_hooked = getattr(type(optimizer).step, "hooked", False)
-    return [optimizer] if is_hooked else plain_optimizers(optimizer)
-
-
-def _parameter_ids(optimizer: Optimizer) -> set[int]:
-    groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
-    return {id(parameter) for group in groups for parameter in group["params"]}
-
-
-def is_phantom(optimizer: Optimizer) -> bool:
-    """
-    Whether this step only fills the optimizer's state: every learning rate 0 and no gradient that is not all zero.
-
-    `get_optimizer_state_dict` and torchtitan's `init_optim_state` run such a step on a fresh optimizer. A warm-up that
-    starts at a rate of 0 has gradients and is a step. Gradients are only read when every rate is 0; a rate that can't be
-    read without waiting for a device is none of these (those of torch's phantom steps are on the default device).
-    """
-    if _has_rate(optimizer):
-        return False
-    groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
-    if any(number_of(group.get("lr")) != 0.0 for group in groups):
-        return False
-    gradients = (p.grad for group in groups for p in group["params"] if p.grad is not None)
-    return not any(_has_nonzero(gradient) for gradient in gradients)
-
-
-def _has_rate(optimizer: Optimizer) -> bool:
-    """At a glance: groups of its own, the first of which has a learning rate above 0."""
-    groups = optimizer.param_groups
-    rate = groups[0].get("lr") if groups else None
-    return type(rate) is float and rate > 0.0
-
-
-@torch.no_grad()
-def _has_nonzero(gradient: torch.Tensor) -> bool:
-    local = getattr(gradient, "_local_tensor", gradient)
-    if local.layout is torch.sparse_coo:
-        local = local.coalesce().values()
-    # Of what lies in yet another way (CSR) the elements can't be compared: it is taken for a gradient.
-    return local.layout is not torch.strided or bool((local != 0).any())
-
-
-def _distinct(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
-    found: list[Optimizer] = []
-    for optimizer in optimizers:
-        if not any(optimizer is other for other in found):
-            found.append(optimizer)
-    return found

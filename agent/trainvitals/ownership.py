@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from torch.optim import Optimizer
 
-from trainvitals.clock import plain_optimizers
 from trainvitals.slots import SlotTable
+from trainvitals.steppers import plain_optimizers
 
 
 class Ownership:

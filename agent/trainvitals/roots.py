@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from trainvitals.alive import alive
-from trainvitals.clock import plain_optimizers
+from trainvitals.steppers import plain_optimizers
 
 
 def live_optimizers() -> list[Optimizer]:

@@ -38,7 +38,6 @@ class Rounds:
         budget: Budget,
         probes: Sequence[Probe],
         progress: Progress,
-        stretch: Stretch,
     ) -> None:
         self._slots = slots
         self._record = record
@@ -46,7 +45,7 @@ class Rounds:
         self._budget = budget
         self._probes = probes
         self._progress = progress
-        self._stretch = stretch
+        self.stretch = Stretch(progress)
         self._coverage = Coverage()
         self._choice: Choice | None = None
         self._is_resting = self._waits_for_devices = False
@@ -88,14 +87,14 @@ class Rounds:
 
     def settle(self) -> None:
         """What the steps of the stretch so far leave to be done; and how it goes on, if it has come to its end."""
-        ends, seconds = self._stretch.take()
-        optimizer = self._stretch.optimizer
+        ends, seconds = self.stretch.take()
+        optimizer = self.stretch.optimizer
         if ends:
             self._rested.add(len(ends), [] if optimizer is None else [optimizer])
             self._coverage.steps += len(ends)
             self._guard.meter.add(seconds)
             self._end_rests(ends)
-        if ends and optimizer is not None and not self._stretch.left:
+        if ends and optimizer is not None and not self.stretch.left:
             self._open_stretch(optimizer)
 
     def complete(self) -> None:
@@ -180,7 +179,7 @@ class Rounds:
         if ahead:
             rests = [probe.rest for probe in self._counting if not self._is_off(probe)]
             by_step = [probe.rest_step for probe in self._counting_steps if not self._is_off(probe)]
-            self._stretch.open(optimizer, ahead, rests, by_step)
+            self.stretch.open(optimizer, ahead, rests, by_step)
 
     def _is_off(self, probe: Probe) -> bool:
         return probe.name in self._guard.off or probe.is_idle()

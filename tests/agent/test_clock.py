@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-from trainvitals.clock import Clock, is_phantom, plain_optimizers
+from trainvitals.clock import Clock
 from trainvitals.guard import Guard
 from trainvitals.progress import Progress
+from trainvitals.steppers import is_phantom, plain_optimizers
 from trainvitals.stretch import Stretch
 
 
