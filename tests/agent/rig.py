@@ -4,7 +4,8 @@ Drives the probes around real optimizer steps, as agent.py does, without clock, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from trainvitals.budget import Budget
 from trainvitals.frame import Event, TensorInfo
 from trainvitals.probes import PROBES
-from trainvitals.probes.probe import Choice, Look
+from trainvitals.probes.probe import Choice, Look, Probe
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
 
@@ -29,6 +30,8 @@ class Rig:
         self.record = Record(1 << 30)
         self.budget = Budget(None)
         self.probes = [probe() for probe in PROBES]
+        # What probes have patched is given back with the rig, or the next test finds it.
+        weakref.finalize(self, _close, self.probes).atexit = False
         self.base_step = self.step = base_step
         self.events: list[Event] = []
         self.infos: list[TensorInfo] = []
@@ -87,3 +90,8 @@ class Rig:
             self._tables.setdefault(name, []).append(columns)
         self.events += events
         self.infos += infos
+
+
+def _close(probes: Iterable[Probe]) -> None:
+    for probe in probes:
+        probe.close()
