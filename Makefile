@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## train a small model with a real fault in it, and see it fo
 	@$(BIN)/trainvitals demo --fault $(FAULT) --linger $(LINGER)
 
 test: lint $(INSTALLED_TRAINERS) ## everything that CI runs (it sets TRAINERS=1)
-	$(QUIET_THREADS) $(if $(INSTALLED_TRAINERS),REQUIRE_TRAINERS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(QUIET_THREADS) $(if $(INSTALLED_TRAINERS),REQUIRE_TRAINERS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## format, style, types, layers, generated files: the quick half of `make test`
 	$(BIN)/ruff format --check .
