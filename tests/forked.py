@@ -37,10 +37,11 @@ def run_ranks(
     work: Callable[..., object], ranks: Sequence[tuple[Any, ...]], limit_s: float
 ) -> list[Ended]:
     """
-    `work(*arguments)` in a process for each rank's arguments, all at once, with this process's environment and LOCAL_RANK;
+    `work(*arguments)` in a process for each rank's arguments, all at once, with this process's environment and LOCAL_RANK, gloo on the loopback;
     what still runs when one was waited for so long is killed.
     """
     _start()
+    own = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         said = [
             [Path(folder, f"{rank}.{kind}") for kind in ("out", "err")]
@@ -49,7 +50,7 @@ def run_ranks(
         processes = [
             _FORKING.Process(
                 target=_be,
-                args=({**os.environ, "LOCAL_RANK": str(rank)}, said[rank], work, arguments),
+                args=({**own, "LOCAL_RANK": str(rank)}, said[rank], work, arguments),
             )
             for rank, arguments in enumerate(ranks)
         ]

@@ -1,8 +1,6 @@
 """
 Trainers for tests: sound trainings on two ranks whose optimizer does not hold the model's own parameters as they are:
 master weights, flat shards, partitions; with the agent attached.
-
-    python flat_trainer.py MODE[,MODE...] FOLDER RANK WORLD_SIZE STORE
 """
 
 from __future__ import annotations
@@ -205,7 +203,3 @@ def main(modes: str, folder: str, rank: int, world_size: int, store: str) -> Non
     dist.barrier()
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort while the interpreter ends
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

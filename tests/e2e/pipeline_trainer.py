@@ -1,7 +1,5 @@
 """
 A trainer for tests: one model over two pipeline stages of torch.distributed.pipelining, with the agent on both.
-
-    python pipeline_trainer.py SCHEDULE[,SCHEDULE...] FOLDER RANK STORE
 """
 
 from __future__ import annotations
@@ -89,7 +87,3 @@ def main(names: str, folder: str, rank: int, store: str) -> None:
     dist.barrier()
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort while the interpreter ends
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -1,7 +1,5 @@
 """
 A trainer for tests: the same small model, trained alone, under DDP, or under FSDP2, with the agent attached.
-
-    python sharded_trainer.py MODE FOLDER RANK WORLD_SIZE STORE
 """
 
 from __future__ import annotations
@@ -74,7 +72,3 @@ def main(mode: str, folder: str, rank: int, world_size: int, store: str) -> None
         dist.barrier()
     sys.stdout.flush()
     os._exit(0)  # gloo's threads sometimes abort while the interpreter ends
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -4,38 +4,28 @@ Ranks' parts add up: what the monitor merges of a sharded run equals the same mo
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.e2e import sharded_trainer
+from tests.forked import run_ranks
 from trainvitals.frame import decode
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.replay import replay
 
-TRAINER = Path(__file__).with_name("sharded_trainer.py")
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
 def train(mode: str, folder: Path, world_size: int) -> None:
     """Train in `world_size` processes, frames of all of them to the folder."""
-    environ = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     ranks = [
-        subprocess.Popen(
-            [sys.executable, TRAINER, mode, folder, str(rank), str(world_size), folder / "store"],
-            env={**environ, "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world_size)
+        (mode, str(folder), rank, world_size, str(folder / "store")) for rank in range(world_size)
     ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=120)
-        assert rank.returncode == 0, errors
+    for ended in run_ranks(sharded_trainer.main, ranks, limit_s=120):
+        assert ended.status == 0, ended.errors
 
 
 @pytest.fixture(scope="module")

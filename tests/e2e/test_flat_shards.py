@@ -5,20 +5,18 @@ known of them is said.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import flat_trainer
 from tests.e2e.flat_trainer import MODES, STEPS
+from tests.forked import run_ranks
 from trainvitals.frame import decode
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.replay import replay
 
-TRAINER = Path(__file__).with_name("flat_trainer.py")
 WORLD_SIZE = 2
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -27,18 +25,10 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the frames of all modes are; one pair of processes trains them all."""
     folder = tmp_path_factory.mktemp("flat")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, TRAINER, ",".join(MODES), folder, str(rank), str(WORLD_SIZE), folder / "store"],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(WORLD_SIZE)
-    ]  # fmt: skip
-    for process in ranks:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors[-4000:]
+    modes, store = ",".join(MODES), str(folder / "store")
+    ranks = [(modes, str(folder), rank, WORLD_SIZE, store) for rank in range(WORLD_SIZE)]
+    for ended in run_ranks(flat_trainer.main, ranks, limit_s=200):
+        assert ended.status == 0, ended.errors[-4000:]
     return folder
 
 

@@ -5,21 +5,19 @@ unsharded facts, replicas that part are found, and of what nobody declares nothi
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.e2e import mesh_trainer
 from tests.e2e.mesh_trainer import PARTED_AT, STEPS
+from tests.forked import run_ranks
 from trainvitals.frame import decode
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.replay import replay
 
-TRAINER = Path(__file__).with_name("mesh_trainer.py")
 JOBS = {
     1: "alone",
     2: "tensor_parallel,hand_cut",
@@ -36,19 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the frames of all jobs are."""
     folder = tmp_path_factory.mktemp("meshes")
     for world_size, modes in JOBS.items():
-        environ = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, TRAINER, modes, folder, str(rank), str(world_size), folder / f"store{world_size}"],
-                env={**environ, "LOCAL_RANK": str(rank)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world_size)
-        ]  # fmt: skip
-        for process in ranks:
-            _, errors = process.communicate(timeout=200)
-            assert process.returncode == 0, errors[-4000:]
+        store = str(folder / f"store{world_size}")
+        ranks = [(modes, str(folder), rank, world_size, store) for rank in range(world_size)]
+        for ended in run_ranks(mesh_trainer.main, ranks, limit_s=200):
+            assert ended.status == 0, ended.errors[-4000:]
     return folder
 
 

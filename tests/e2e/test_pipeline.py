@@ -4,19 +4,17 @@ Pipeline parallelism on two ranks: each stage's tensors are watched under their 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.e2e import pipeline_trainer
 from tests.e2e.pipeline_trainer import SCHEDULES, STEPS
+from tests.forked import run_ranks
 from trainvitals.frame import decode
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.replay import replay
 
-TRAINER = Path(__file__).with_name("pipeline_trainer.py")
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
@@ -24,19 +22,10 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the frames of all schedules are; one pair of processes runs them all."""
     folder = tmp_path_factory.mktemp("pipeline")
-    environ = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, TRAINER, ",".join(SCHEDULES), folder, str(rank), folder / "store"],
-            env={**environ, "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors[-4000:]
+    names, store = ",".join(SCHEDULES), str(folder / "store")
+    ranks = [(names, str(folder), rank, store) for rank in range(2)]
+    for ended in run_ranks(pipeline_trainer.main, ranks, limit_s=200):
+        assert ended.status == 0, ended.errors[-4000:]
     return folder
 
 

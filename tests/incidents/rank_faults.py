@@ -358,7 +358,6 @@ def train_rank(
     name: str, healthy: bool, folder: Path, store: Path, budget: float | None, rank: int
 ) -> None:
     """One rank of one twin, in a process of its own; `store`: a file through which the ranks meet."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD_SIZE)
     drive(FAULTS.by_name[name], healthy, folder, rank, WORLD_SIZE, budget=budget)
     dist.barrier()
