@@ -151,7 +151,7 @@ def measure(training: Training, rhythm_s: float, seconds: float) -> str:
         ("99th percentile", f"{1e3 * high:.0f} ms"),
         ("longest", f"{1e3 * longest:.0f} ms"),
         (
-            "that ends a step, and has all ranks merged and judged",
+            "of the frame that ends a step, and has it judged",
             f"{spread([1e3 * one for one in ending], '.0f')} ms" if ending else "none did",
         ),
         ("senders late by, 99th percentile", f"{1e3 * float(np.quantile(late, 0.99)):.0f} ms"),
@@ -169,9 +169,10 @@ def measure(training: Training, rhythm_s: float, seconds: float) -> str:
         f"statistics every {rhythm_s:g} s, spread evenly; {CONNECTIONS} connections of one sending process on the same "
         f"machine; {seconds:.0f} s in real time. The aim is a lag below {TARGET_LAG_S:g} s, which "
         f"is {'missed by the longest' if over else 'kept by all'}. The rhythm brings {facts / 1e6:.2f} million facts a second; "
-        f"the server took in {rate / 1e6:.2f} million a second of CPU. The frame that ends a step waits longest, and all that "
-        f"come meanwhile wait with it: the one worker merges all ranks' rows of the step, which grows with the ranks, and then "
-        f"judges. The first step of all takes seconds more, for there it is found out once who holds which part."
+        f"the server took in {rate / 1e6:.2f} million a second of CPU. Ranks are merged as they "
+        f"come, 16 at a time; the frame that ends a step finds the last of them left, and has the step judged: it waits "
+        f"longer than most, and all that come meanwhile wait with it. The first step of all takes about a second more, for "
+        f"there it is found out once who holds which part."
     )
     figures = table(("", "measured"), rows)
     return f"{said}\n\n{figures}"

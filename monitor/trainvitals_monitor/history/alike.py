@@ -41,7 +41,7 @@ class Gradients:
     def add(self, told: Told) -> None:
         """What a rank told."""
         self._ranks.add(told.rank)
-        if "grad_norm" not in told.columns:
+        if not len(told.tensors) or "grad_norm" not in told.columns:
             return
         group, norm = self._copies.of(told.rank)[told.tensors], told.columns["grad_norm"]
         keep = (group >= 0) & np.isfinite(norm)
@@ -94,7 +94,7 @@ class Digests:
     def add(self, told: Told) -> None:
         """What a rank told."""
         self._ranks.add(told.rank)
-        if any(name not in told.columns for name in _DIGEST_COLUMNS):
+        if not len(told.tensors) or any(name not in told.columns for name in _DIGEST_COLUMNS):
             return
         group, elements = self._copies.of(told.rank)[told.tensors], told.columns["count"]
         keep = (group >= 0) & (elements > 0)

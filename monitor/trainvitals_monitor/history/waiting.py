@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from trainvitals_monitor.history.ranks import Ranks
 
 EVER = 1 << 62
+MERGED_AHEAD = 64
+"""Steps, from the first that waits, in which a rank's rows are merged as they come: more than a frame tells of; one rank
+that is further ahead of the others, as when it sends what waited on a disk, would only take memory for each."""
 
 
 class LateRows(NamedTuple):
@@ -94,8 +97,9 @@ class Waiting:
 
     def promised(self, rank: int, after: int, through: int, ranks: Ranks) -> None:
         """The rank has told all of the steps beyond `after`, up to `through`."""
+        near = min(self._steps, default=0) + MERGED_AHEAD
         for step, pending in self._steps.items():
-            if after < step <= through:
+            if after < step <= through and step < near:
                 pending.promised(rank, ranks)
 
     def expect(self, step: int) -> None:
