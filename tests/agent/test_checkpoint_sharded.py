@@ -1,15 +1,11 @@
 """
 Saves and loads of a model that two processes share (FSDP2, uneven shards): each rank speaks for its part.
-
-Run as a program it is one of the two ranks: `python test_checkpoint_sharded.py RANK STORE FOLDER`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from tests.forked import run_ranks
 from trainvitals.frame import CheckpointSeen
 from trainvitals.probes.checkpoint import Checkpoints
 from trainvitals.record import Record
@@ -70,14 +67,9 @@ def save_and_load(model: nn.Module, folder: Path, *, full: bool) -> list[dict[st
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
 def test_shards_add_up_to_the_unsharded_manifest(tmp_path: Path) -> None:
     """Digests of two ranks' parts sum to those of one process, saved and live; a gathered save is cut to the part."""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path / "store"), str(tmp_path)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    ranks = [(rank, str(tmp_path / "store"), tmp_path) for rank in range(2)]
+    for ended in run_ranks(main, ranks, limit_s=120):
+        assert ended.status == 0, ended.errors
     alone = save_and_load(make(), tmp_path / "alone", full=False)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     for kind in range(2):  # the save, and the load
@@ -105,7 +97,3 @@ def main(rank: int, store: str, folder: Path) -> None:
     dist.barrier()
     # gloo sometimes aborts while the interpreter is torn down
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

@@ -1,14 +1,10 @@
 """
 Two processes, real FSDP2, DTensor and DDP: what the ranks measure of their parts merges to the unsharded facts.
-
-The file is its own worker: the test starts it twice, each rank leaves its columns in a file.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -21,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from tests.forked import run_ranks
 from trainvitals.cores import cut_many, digest_many, plan_cores
 from trainvitals.facts import DIGESTS
 from trainvitals.layout import layout_of, local_part
@@ -137,24 +134,8 @@ def work(rank: int, folder: Path) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Columns]]:
     """What each rank measured, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(WORLD)
-    ]
-    try:
-        for worker in workers:
-            said, _ = worker.communicate(timeout=WAIT_S)
-            assert worker.returncode == 0, said
-    finally:
-        for worker in workers:
-            worker.kill()
+    for ended in run_ranks(work, [(rank, folder) for rank in range(WORLD)], limit_s=WAIT_S):
+        assert ended.status == 0, ended.errors
     return {
         name: [dict(np.load(folder / f"{name}-{rank}.npz")) for rank in range(WORLD)]
         for name in CASES
@@ -219,7 +200,3 @@ def test_replicas_are_the_same_on_all_ranks(ranks: dict[str, list[Columns]]) -> 
     assert first["layout"].tolist() == second["layout"].tolist()
     assert first["layout"][1] == repr(("replica", (37, 200), (0, 0), (37, 200), "0-1"))
     np.testing.assert_array_equal(first["digest"], second["digest"])
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))
