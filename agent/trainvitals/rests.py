@@ -17,6 +17,8 @@ Rests in a row: so short steps that the share can't be kept even so are looked a
 larger than so many steps' income.
 """
 IN_A_ROW = 2
+LEAST_LEFT = 0.25
+"""Where rests alone take more than the fixed part, they take it from looks; these keep such a part of theirs."""
 MAX_AHEAD = 16
 """Rests that are promised beforehand: when steps become longer, so many too many."""
 
@@ -52,5 +54,7 @@ class Rests:
         self._rested, self._looked = (self._rested + rested, 0) if rested else (0, self._looked + 1)
         self._debt += fixed - FIXED_PART * income
         left_over = max(0.0, -self._debt)
-        self._debt = min(max(self._debt, 0.0), MAX_RESTS * FIXED_PART * usual_income)
-        return (1.0 - FIXED_PART) * income + left_over
+        beyond = max(0.0, self._debt - MAX_RESTS * FIXED_PART * usual_income)
+        self._debt = max(self._debt, 0.0) - beyond
+        of_looks = (1.0 - FIXED_PART) * income
+        return max(of_looks - beyond, LEAST_LEFT * of_looks) + left_over

@@ -190,3 +190,12 @@ def test_rests_are_bounded() -> None:
         rests.settle(1, 1e-9, 1e-9, fixed=1e-6)
         count += 1
     assert count == MAX_RESTS
+
+
+def test_what_rests_cannot_pay_looks_pay() -> None:
+    """A rest that takes more than its part: once the debt is at its bound, it comes out of the looks' part, but for some."""
+    rests = Rests()
+    rests.settle(0, 2.0, 2.0, fixed=1e6)
+    assert rests.settle(1, 2.0, 2.0, fixed=1.0) == 1.0
+    assert rests.settle(1, 2.0, 2.0, fixed=1.5) == 0.5
+    assert rests.settle(16, 32.0, 2.0, fixed=100.0) == 4.0

@@ -115,6 +115,8 @@ class Look:
 
 def cut_sample(slots: SlotTable, indices: Sequence[int]) -> Sample:
     """The cores of these tensors as they are now, without those that can't be cut."""
+    if not indices:
+        return Sample([], [], [])
     there, parts = slots.parts(indices)
     plans = [slots.plan(index) for index in there]
     cuts = cut_many(parts, plans)
