@@ -603,6 +603,25 @@ def test_of_ranks_that_hold_the_same_the_lowest_is_asked() -> None:
     assert held.lr(4).tolist()[:3] == [0.05, 0.05, 0.3]
 
 
+def test_ranks_that_were_told_other_rates_part() -> None:
+    """They share what is remembered only as long as they were told the same."""
+    held = Held()
+    seen = OptimizersSeen(step=1, optimizers=["SGD"], group_optimizer=[0], group_tensors=[[0]])
+    other = replace(seen, group_tensors=[[1]])
+    for rank, said in ((0, seen), (1, other)):
+        held.saw(rank, said)
+
+    def told(rate: float) -> Told:
+        return Told(np.array([0]), np.array([rate]), np.array([0.5]))
+
+    held.rates({0: told(0.1), 1: told(0.1)}, 1)
+    held.rates({0: told(0.1), 1: told(0.4)}, 2)
+    held.rates({1: told(0.2)}, 3)
+    assert held.lr(2).tolist() == [0.1, 0.2]
+    assert held.peak_lr(2).tolist() == [0.1, 0.4]
+    assert held.decayed(2, 3) == pytest.approx([0.15, 0.35])
+
+
 def test_what_training_started_from_is_known_however_frames_are_cut() -> None:
     """Frames may say that nothing is done yet before the state to start from is read, and tell of it bit by bit."""
     stream = Stream(["a", "b"])

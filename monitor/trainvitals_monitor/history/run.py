@@ -16,8 +16,8 @@ KEPT_ATTEMPTS = 2
 """Attempts whose windows are kept in memory: the latest ones."""
 _ATTEMPT_BYTES = 1 << 20
 _TENSOR_BYTES = 1024
-_PART_BYTES = 32
-"""As measured, beside the window; a part is what one rank says of a tensor."""
+_PART_BYTES = 384
+"""As measured, beside the window; a part is what one rank says of a tensor, in the rows of two steps for the most."""
 
 
 class RunHistory:
