@@ -107,7 +107,7 @@ class FrozenParameterMoved(Detector):
         since, _ = look_back(view, "since", _WINDOW, tensors)
         last = np.maximum(looks_before(seen), 0)
         before = np.where(looks_before(seen) >= 0, np.take_along_axis(norm, last, axis=0), np.nan)
-        usable = seen & sized & _recent(seen) & (since > 0) & (before > 0)
+        usable = seen & sized & _recent(seen, _LOOKS - 1) & (since > 0) & (before > 0)
         rate = (view.lr * view.weight_decay)[tensors]
         bound = self.threshold("rate", view)[tensors]
         with np.errstate(all="ignore"):
@@ -119,16 +119,16 @@ class FrozenParameterMoved(Detector):
         return found
 
 
-def _recent(seen: BoolArray) -> BoolArray:
+def _recent(seen: BoolArray, looks: int) -> BoolArray:
     """[k, n]: each tensor's last looks, however many steps rest in between."""
-    recent: BoolArray = seen & (np.cumsum(seen[::-1], axis=0)[::-1] <= _LOOKS)
+    recent: BoolArray = seen & (np.cumsum(seen[::-1], axis=0)[::-1] <= looks)
     return recent
 
 
 def _first_of_last(view: View, tensors: IntArray) -> IntArray:
     """The step of the first of each tensor's last looks."""
     _, seen = look_back(view, "update_norm", _WINDOW, tensors)
-    first: IntArray = view.window_steps(_WINDOW)[_recent(seen).argmax(axis=0)]
+    first: IntArray = view.window_steps(_WINDOW)[_recent(seen, _LOOKS).argmax(axis=0)]
     return first
 
 
