@@ -79,7 +79,7 @@ class Sender:
         self._record = record
         self._make_header = make_header
         self._on_poll = on_poll
-        self._rhythm = Rhythm(settings.interval_s, share)
+        self._rhythm = Rhythm(settings.interval_s, share, settings.budget)
         self._delivery = Delivery(settings, on_reply)
         # A SimpleQueue's methods may be called by a signal handler that has interrupted them.
         self._requests: SimpleQueue[_Request] = SimpleQueue()
@@ -194,6 +194,7 @@ class Sender:
         return requests
 
     def _turn(self, requests: list[_Request]) -> None:
+        made_before, began = self._seq, time.thread_time()
         with self._delivery.hands:
             if self._delivery.hands_off:
                 return
@@ -201,6 +202,8 @@ class Sender:
                 self._make_frames()
         deadline = max((each.deadline for each in requests), default=None)
         self._delivery.deliver(deadline, interrupted=self._has_other_work)
+        if self._seq > made_before:
+            self._rhythm.took(time.thread_time() - began)
 
     def _has_other_work(self) -> bool:
         return self._frame_is_due() or not self._requests.empty()

@@ -178,7 +178,8 @@ SETTINGS: tuple[Setting, ...] = (
         type="seconds",
         default=1.0,
         parse=_positive_float,
-        help="longest time that facts wait before a frame is made of them",
+        help="time that facts wait before a frame is made of them; up to eight times that where sending takes over a fifth of "
+        "the budget",
     ),
     Setting(
         name="heartbeat_s",

@@ -108,7 +108,7 @@ class SmallMonitor:
 
 def settings_for(monitor: str, **given: Any) -> Settings:
     """Settings with short intervals, and nothing from the environment."""
-    quick = {"interval_s": 0.02, "heartbeat_s": 60.0, "run": "r", **given}
+    quick = {"interval_s": 0.02, "heartbeat_s": 60.0, "run": "r", "budget": None, **given}
     return resolve({**quick, "monitor": monitor}, environ={})
 
 

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import pytest
 
-from trainvitals.rhythm import Rhythm, share_of
+from trainvitals.rhythm import MOST, Rhythm, share_of
 
 RANKS = 1000
 
@@ -46,6 +46,34 @@ def test_a_frame_out_of_turn_moves_no_instant() -> None:
     assert rhythm.has_come(since=4.9, now=5.1)
     assert not rhythm.has_come(since=5.1, now=14.9)
     assert rhythm.has_come(since=5.1, now=15.0)
+
+
+@pytest.mark.parametrize(
+    ("budget", "cost_s", "every"),
+    [
+        (0.005, 0.0005, 1),
+        (0.005, 0.0021, 3),
+        (0.005, 0.1, MOST),
+        (0.05, 0.0021, 1),
+        (None, 0.1, 1),
+    ],
+)
+def test_dear_frames_come_less_often(budget: float | None, cost_s: float, every: int) -> None:
+    """So that they take a fifth of the budget, for the default interval of a second; without a budget they are free."""
+    rhythm = Rhythm(1.0, 0.5, budget)
+    rhythm.begin(0.0)
+    rhythm.took(cost_s)
+    assert not rhythm.has_come(since=0.6, now=every + 0.4)
+    assert rhythm.has_come(since=0.6, now=every + 0.6)
+
+
+def test_one_dear_frame_is_forgotten() -> None:
+    """The first one, with a tensor table."""
+    rhythm = Rhythm(1.0, 0.5, 0.005)
+    rhythm.begin(0.0)
+    for cost_s in (0.1, *[0.0005] * 20):
+        rhythm.took(cost_s)
+    assert rhythm.has_come(since=0.6, now=1.6)
 
 
 @pytest.mark.parametrize("attempt", ["0", "a8f3", "restarted-2"])
