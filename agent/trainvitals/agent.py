@@ -101,7 +101,9 @@ class Agent:
             self._after_round,
             optimizers,
             stretch=self._rounds.stretch,
-            settle=self._settle,
+            settle=self._rounds.settle,
+            is_news=lambda: self._answers.is_news,
+            tell=self._tell_findings,
             guard=self._guard,
         )
         self._letterhead = Letterhead(
@@ -306,10 +308,6 @@ class Agent:
     def _after_round(self, optimizers: Sequence[Optimizer]) -> None:
         self._rounds.after_round(optimizers)
         remember_progress(self.run, self.settings.monitor, self._progress)
-        self._tell_findings()
-
-    def _settle(self) -> None:
-        self._rounds.settle()
         self._tell_findings()
 
     def _tell_findings(self) -> None:

@@ -32,22 +32,20 @@ class Answers:
         self._quiet = quiet
         self._page = ""
         self._told: set[str] = set()
-        self._is_news = False
+        self.is_news = False
         self.findings: list[dict[str, Any]] = []
 
     def take(self, reply: Mapping[str, Any]) -> None:
         """A reply to an accepted frame, as parsed JSON; what is no finding in it (another version's) is passed over."""
         self._page = str(reply.get("page", ""))
         self.findings = [dict(each) for each in reply.get("findings") or () if _is_finding(each)]
-        self._is_news = True
+        self.is_news = True
 
     def tell(self, may_raise: bool = True) -> None:
         """Each finding once; raises FindingRaised for one above info if that was asked for."""
-        if not self._is_news:
+        if not self.is_news:
             return
-        self._is_news = (
-            False  # before they are read: the sender's thread may bring others meanwhile
-        )
+        self.is_news = False  # before they are read: the sender's thread may bring others
         told_by_cause = _explained(self.findings) if self._on_finding == "log" else frozenset()
         for finding in self.findings:
             if finding["id"] in self._told or finding["id"] in told_by_cause:

@@ -11,7 +11,9 @@ discriminator steps are five.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -23,7 +25,13 @@ from torch.optim.optimizer import (
 
 from trainvitals.capture import is_capturing
 from trainvitals.guard import Guard
-from trainvitals.steppers import distinct, is_phantom, parameter_ids, plain_optimizers
+from trainvitals.steppers import (
+    distinct,
+    has_rate,
+    is_phantom,
+    parameter_ids,
+    plain_optimizers,
+)
 from trainvitals.stretch import Stretch
 from trainvitals.untraced import STEPS, untraced
 
@@ -32,11 +40,23 @@ AfterRound = Callable[[Sequence[Optimizer]], None]
 
 _FORGET_AFTER_ROUNDS = 16
 """An optimizer that has not stepped for so many rounds is no longer waited for (a phase of training is over)."""
+_MAX_WITHIN = 16
+"""More often than that no optimizer steps within one step of another's: that one has raised, and will never end."""
+
+
+@dataclass
+class _Entered:
+    """A step that has begun and not ended; `within`: how often others have begun one inside it, by id."""
+
+    optimizer: Callable[[], Optimizer | None]
+    is_ignored: bool
+    within: Counter[int] = field(default_factory=Counter)
 
 
 class Clock:
     """
-    Calls `before_step` before each of our optimizers' steps, and `after_round` when a round is over.
+    Calls `before_step` before each of our optimizers' steps, and `after_round` when a round is over; of the steps of a
+    stretch (stretch.py) neither.
 
     `owns` says whether an optimizer trains the attached model. Ignored are steps of other optimizers, phantom steps
     (see `is_phantom`), and steps inside another optimizer's step: those of a container (torchtitan) or of a wrapper
@@ -53,11 +73,14 @@ class Clock:
         *,
         stretch: Stretch,
         settle: Callable[[], None],
+        is_news: Callable[[], bool] = lambda: False,
+        tell: Callable[[], None] = lambda: None,
         guard: Guard,
     ) -> None:
         """
         Nothing that we do may reach the trainer's step: `guard` is around all of it. `settle` is called when the steps
-        of a `stretch`, which the callbacks are not called for, are over.
+        of a `stretch`, which the callbacks are not called for, are over, or end for now because there `is_news`. Then
+        `tell` is called, only ever after a step.
         """
         self._owns = owns
         self._before_step = before_step
@@ -65,6 +88,8 @@ class Clock:
         self._guard = guard
         self._stretch = stretch
         self._settle = settle
+        self._is_news = is_news
+        self._tell = tell
         self._pid = os.getpid()
         # Optimizer -> the round it last stepped in. Those given at attach are waited for from the start.
         self._last_round: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
@@ -72,7 +97,7 @@ class Clock:
             self._last_round[optimizer] = 0
         self._rounds = self._begun = self._stretched = 0
         self._round: list[Optimizer] = []
-        self._nest: list[tuple[Optimizer, bool]] = []
+        self._nest: list[_Entered] = []
         # The last one that stepped, where it is ours and plain: nearly always the only one, and known at a glance.
         self._familiar: Callable[[], Optimizer | None] = lambda: None
         self._handles: list[Any] = []
@@ -81,8 +106,8 @@ class Clock:
         """Begin to listen; every hook is removed again by `stop`."""
         STEPS.hold()
         self._handles = [
-            register_optimizer_step_pre_hook(untraced(self._before)),
-            register_optimizer_step_post_hook(untraced(self._after)),
+            register_optimizer_step_pre_hook(untraced(self._hear_begin)),
+            register_optimizer_step_post_hook(untraced(self._hear_end)),
         ]
 
     def stop(self) -> None:
@@ -129,7 +154,7 @@ class Clock:
             for optimizer in finished:
                 self._last_round[optimizer] = self._rounds
             if finished == [self._familiar()]:
-                self._stretch.is_allowed = not self._nest and self._waited_for() == finished
+                self._stretch.is_allowed = self._is_plain(finished)
                 self._after_round(finished)
                 return
             self._stretch.is_allowed = False
@@ -137,22 +162,28 @@ class Clock:
                 distinct(leaf for each in finished for leaf in plain_optimizers(each))
             )
 
-    def _before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _hear_begin(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         if not self._guard.lightly("stretch", self._stretch.begins, optimizer):
-            self._guard.call("clock", self._pre, optimizer)
+            self._guard.call("clock", self._begins, optimizer)
 
-    def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _hear_end(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         if not self._guard.lightly("stretch", self._stretch.ends, optimizer):
-            self._guard.call("clock", self._post, optimizer)
-        elif not self._stretch.left:
+            self._guard.call("clock", self._ends, optimizer)
+        elif not self._stretch.left or self._is_news():
             self._guard.call("clock", self._settle)
+            self._guard.call("clock", self._tell)
+
+    def _is_plain(self, finished: Sequence[Optimizer]) -> bool:
+        """Whether a stretch of its steps can be: it is the only one, and its rate says at a glance that it steps."""
+        alone = not self._nest and self._waited_for() == finished
+        return alone and has_rate(finished[0]) and "stretch" not in self._guard.off
 
     def _leave_stretch(self) -> None:
         """An optimizer steps in another way, or another one: from here on each round is one that is asked about."""
         is_within, optimizer = self._stretch.close(), self._familiar()
         self._settle()
         if is_within and optimizer is not None:
-            self._nest.append((optimizer, False))
+            self._nest.append(_Entered(ref(optimizer), is_ignored=False))
 
     def _catch_up(self) -> None:
         """Each step of a stretch was a round, of the optimizer that stepped last."""
@@ -163,7 +194,7 @@ class Clock:
             if optimizer is not None:
                 self._last_round[optimizer] = self._rounds
 
-    def _pre(self, optimizer: Optimizer) -> None:
+    def _begins(self, optimizer: Optimizer) -> None:
         if os.getpid() != self._pid:
             return
         is_familiar = self._familiar() is optimizer
@@ -174,6 +205,7 @@ class Clock:
             self._leave_stretch()
         plain = [optimizer] if is_familiar else self._plain_of(optimizer)
         self._unwind(optimizer)  # a step that raised has left it there
+        self._drop_what_raised(optimizer)
         outermost = not self._nest
         ignored = outermost and (is_capturing() or self._is_no_step(optimizer))
         if outermost and not ignored:
@@ -181,7 +213,7 @@ class Clock:
                 self.finish_round()
             self._begun += 1
             self._before_step(plain)
-        self._nest.append((optimizer, ignored))
+        self._nest.append(_Entered(ref(optimizer), ignored))
 
     def _plain_of(self, optimizer: Optimizer) -> list[Optimizer]:
         """Its plain optimizers, which is itself as a rule."""
@@ -193,7 +225,7 @@ class Clock:
         """A phantom step, or one of which that can't be said."""
         return self._guard.attempt("optimizer", is_phantom, optimizer) is not False
 
-    def _post(self, optimizer: Optimizer) -> None:
+    def _ends(self, optimizer: Optimizer) -> None:
         ignored = self._unwind(optimizer)
         if ignored is None or ignored or self._nest:
             return
@@ -208,11 +240,19 @@ class Clock:
 
     def _unwind(self, optimizer: Optimizer) -> bool | None:
         """Leave this optimizer's step, and all inside it; whether it was ignored, or None if it was not in one."""
-        for depth, (entered, ignored) in enumerate(self._nest):
-            if entered is optimizer:
+        for depth, entered in enumerate(self._nest):
+            if entered.optimizer() is optimizer:
                 del self._nest[depth:]
-                return ignored
+                return entered.is_ignored
         return None
+
+    def _drop_what_raised(self, optimizer: Optimizer) -> None:
+        """Steps that will never end: of optimizers that are gone, or that seem to hold all steps of this one."""
+        for depth, entered in enumerate(self._nest):
+            entered.within[id(optimizer)] += 1
+            if entered.optimizer() is None or entered.within[id(optimizer)] > _MAX_WITHIN:
+                del self._nest[depth:]
+                return
 
     def _belongs_to_last_round(self, optimizer: Optimizer) -> bool:
         """

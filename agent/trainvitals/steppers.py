@@ -59,7 +59,7 @@ def is_phantom(optimizer: Optimizer) -> bool:
     starts at a rate of 0 has gradients and is a step. Gradients are only read when every rate is 0; a rate that can't be
     read without waiting for a device is none of these (those of torch's phantom steps are on the default device).
     """
-    if _has_rate(optimizer):
+    if has_rate(optimizer):
         return False
     groups = [group for each in plain_optimizers(optimizer) for group in each.param_groups]
     if any(number_of(group.get("lr")) != 0.0 for group in groups):
@@ -68,11 +68,11 @@ def is_phantom(optimizer: Optimizer) -> bool:
     return not any(_has_nonzero(gradient) for gradient in gradients)
 
 
-def _has_rate(optimizer: Optimizer) -> bool:
-    """At a glance: groups of its own, the first of which has a learning rate above 0."""
+def has_rate(optimizer: Optimizer) -> bool:
+    """At a glance: groups of its own, the first of which has a learning rate above 0 (not a tensor's). 0.2 us."""
     groups = optimizer.param_groups
     rate = groups[0].get("lr") if groups else None
-    return type(rate) is float and rate > 0.0
+    return isinstance(rate, (float, int)) and rate > 0
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from trainvitals.capture import is_capturing
 from trainvitals.progress import Progress
+from trainvitals.steppers import has_rate
 
 
 class Stretch:
@@ -74,9 +75,8 @@ class Stretch:
         if not self.left or self._of() is not optimizer:
             return False
         started = perf_counter()
-        # No step: a fork's, one that is captured, or maybe a phantom (clock.py).
-        rate = optimizer.param_groups[0].get("lr")
-        if type(rate) is not float or rate <= 0.0 or os.getpid() != self._pid or is_capturing():
+        # No step: a fork's, one that is captured, or maybe a phantom (steppers.py).
+        if not has_rate(optimizer) or os.getpid() != self._pid or is_capturing():
             return False
         step = self._progress.step + 1
         for rest in self._rests:

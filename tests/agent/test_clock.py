@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -211,6 +212,27 @@ def test_a_step_that_raises_leaves_the_clock_right(start: Any) -> None:
     trained(model, optimizer)
     trained(model, optimizer)
     assert len(seen.rounds) == 2
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["and is gone", "and is kept"])
+def test_an_optimizer_after_one_that_raised_is_heard(start: Any, kept: bool) -> None:
+    """A trainer that makes a new one: its steps are not inside the one that never ended, not for long at least."""
+    model = nn.Linear(4, 4)
+    _, seen = start()
+
+    def closure() -> float:
+        raise KeyError("the user's own")
+
+    optimizer = SGD(model.parameters(), lr=0.1)
+    with pytest.raises(KeyError):
+        optimizer.step(closure)
+    old = [optimizer] if kept else []
+    optimizer = SGD(model.parameters(), lr=0.1)
+    seen.before.clear()
+    gc.collect()
+    for _ in range(20):
+        trained(model, optimizer)
+    assert len(seen.rounds) == (4 if old else 20)
 
 
 def test_lbfgs_and_its_closure_are_one_step(start: Any) -> None:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,6 +23,7 @@ from trainvitals.probes.probe import Choice
 from trainvitals.slots import SlotTable
 from trainvitals.stretch import Stretch
 
+FINDING = dict.fromkeys(("id", "detector", "severity", "message", "advice"), "critical")
 LOOKED = 4
 """The first steps, which are looked at; all others are rests, in stretches of eight."""
 
@@ -192,6 +195,52 @@ def test_steps_that_a_scaler_makes_and_skips_are_told_apart(trained: Trained) ->
     events = [each for each in trained.agent._record._events if isinstance(each, StepsAttempted)]
     assert [(each.attempts, each.skipped) for each in events] == [(10, 1)]
     assert trained.is_right()
+
+
+@pytest.mark.parametrize(
+    ("rate", "is_one"),
+    [(1, True), (np.float64(0.1), True), (torch.tensor(0.1), False), (0.0, False)],
+    ids=["int", "NumPy's", "a tensor's", "zero"],
+)
+def test_it_is_made_of_steps_whose_rate_is_seen_at_a_glance(
+    trained: Trained, rate: Any, is_one: bool
+) -> None:
+    """Where that says nothing, none begins."""
+    trained.step(6)
+    trained.optimizer.param_groups[0]["lr"] = rate
+    trained.step(20)
+    assert bool(trained.stretch.left) == is_one
+    assert trained.is_right()
+
+
+def test_an_optimizer_without_groups_is_no_error(trained: Trained) -> None:
+    """Nothing is updated, and nothing is switched off."""
+    trained.optimizer.param_groups.clear()
+    trained.step(3)
+    assert not trained.agent._guard.off
+
+
+def test_a_finding_is_told_at_the_next_step(trained: Trained) -> None:
+    """Not when the stretch is over; and after a step, never before one."""
+    told_at: list[int] = []
+    answers = trained.agent._answers
+    answers._on_finding = lambda _finding: told_at.append(trained.made)
+    answers.take({"findings": [FINDING]})
+    trained.step()
+    assert told_at == [LOOKED + 3]
+    assert trained.stretch.left == 5
+
+
+def test_a_finding_that_is_raised_costs_no_step(trained: Trained) -> None:
+    """Also where a stretch ends because the rate can't be seen at a glance any more."""
+    answers = trained.agent._answers
+    answers._on_finding = "raise"
+    trained.optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    answers.take({"findings": [FINDING]})
+    before = trained.model.weight.detach().clone()
+    with pytest.raises(trainvitals.FindingRaised):
+        trained.step()
+    assert not torch.equal(trained.model.weight, before)
 
 
 def test_no_closed_agent_counts(trained: Trained) -> None:
