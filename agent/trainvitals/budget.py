@@ -16,7 +16,7 @@ from trainvitals.account import PLAN_STEPS, Account
 from trainvitals.contract import matches
 from trainvitals.plan import Plan, PlannedLook
 from trainvitals.probes.probe import Choice
-from trainvitals.rests import Rests
+from trainvitals.rests import RANK_STEPS, Rests
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.slots import SlotTable
 
@@ -32,8 +32,6 @@ WALK_STEPS, MAX_WALK_STEPS = 64, 1024
 """Steps between two walks through the modules: where the checks have credit, and in any case."""
 COUNTER_STEPS = (4, 16)
 """Steps between two looks at the optimizers' counters: without a limit, and under a budget."""
-RANK_STEPS = 64
-"""With several ranks no rank rests at these steps, so that all of them have looks to compare."""
 DIGEST_STEPS = 16
 DIGEST_TENSORS = 64
 """

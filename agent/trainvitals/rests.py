@@ -16,6 +16,8 @@ MAX_RESTS = 256
 Rests in a row: so short steps that the share can't be kept even so are looked at this often in any case. So no debt is
 larger than so many steps' income.
 """
+RANK_STEPS = 64
+"""With several ranks no rank rests at these steps, so that all of them have looks to compare."""
 IN_A_ROW = 2
 LEAST_LEFT = 0.25
 """Where rests alone take more than the fixed part, they take it from looks; these keep such a part of theirs."""

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from trainvitals.budget import Budget
 from trainvitals.frame import Event, TensorInfo
 from trainvitals.probes import PROBES
-from trainvitals.probes.probe import Choice, Look, Probe
+from trainvitals.probes.probe import Choice, Look, Probe, Rested
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
 
@@ -25,8 +25,8 @@ from trainvitals.slots import SlotTable
 class Rig:
     """The probes on some models, everything looked at at every step; `rows` and `events` give what they said."""
 
-    def __init__(self, *models: nn.Module, base_step: int = 0) -> None:
-        self.slots = SlotTable(models)
+    def __init__(self, *models: nn.Module, base_step: int = 0, world_size: int = 1) -> None:
+        self.slots = SlotTable(models, world_size=world_size)
         self.record = Record(1 << 30)
         self.budget = Budget(None)
         self.probes = [probe() for probe in PROBES]
@@ -52,6 +52,22 @@ class Rig:
                 self._each("before_step", self._look(chosen, [], first))
             self._each("after_step", self._look(chosen, optimizers, first))
         self.step += 1
+        self._take()
+
+    def rest(self, *optimizers: Optimizer, rounds: int = 1) -> None:
+        """Rounds in which nobody looks: each optimizer steps once in each."""
+        rested = Rested()
+        for _ in range(rounds):
+            self.step += 1
+            for probe in self.probes:
+                probe.rest(self.step)
+            for optimizer in optimizers:
+                for probe in self.probes:
+                    probe.rest_step(self.step, [optimizer])
+                optimizer.step()
+            rested.add(1, optimizers)
+        for probe in self.probes:
+            probe.after_rests(self.record, rested)
         self._take()
 
     def rows(self, table: str, fqn: str) -> dict[int, dict[str, float]]:

@@ -14,14 +14,13 @@ from torch import nn
 from trainvitals.budget import (
     COUNTER_STEPS,
     CREDIT_STEPS,
-    RANK_STEPS,
     START_SECONDS,
     START_STEPS,
     WALK_STEPS,
     Budget,
 )
 from trainvitals.probes.probe import Choice
-from trainvitals.rests import IN_A_ROW
+from trainvitals.rests import IN_A_ROW, RANK_STEPS
 from trainvitals.slots import SlotTable
 
 KINDS = ("identity", "cores", "sweep", "gradients")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from tests.agent.rig import Rig
 from trainvitals.frame import ModesSeen
-from trainvitals.probes.modes import SETTLED_LOOKS
+from trainvitals.probes.modes import MODULES_A_LOOK, SETTLED_LOOKS
+from trainvitals.rests import IN_A_ROW, MAX_RESTS
 
 
 def _net() -> nn.Sequential:
@@ -156,3 +158,20 @@ def test_a_dropout_rate_that_becomes_zero_is_told_with_the_rates_before() -> Non
     assert (first.dropout_rates, first.dropout_rates_before) == ([0.5], [])
     assert (lost.dropout_rates, lost.dropout_rates_before) == ([0.0], [0.25])
     assert lost.since == 11
+
+
+@pytest.mark.parametrize("period", [2, 3])
+def test_a_large_model_is_read_at_some_looks_whatever_their_steps_are(period: int) -> None:
+    """Rests come in such numbers that the steps between them may leave the same remainders for ever."""
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(period * MODULES_A_LOOK)))
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    for _ in range(period * SETTLED_LOOKS):
+        _train(rig, model, optimizer, steps=IN_A_ROW)
+        rig.rest(rounds=MAX_RESTS)
+        model.eval()
+    assert [(event.settled, event.evaluating) for event in _seen(rig)] == [
+        (True, 0),
+        (False, period * MODULES_A_LOOK),
+        (True, period * MODULES_A_LOOK),
+    ]

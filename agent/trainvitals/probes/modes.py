@@ -19,8 +19,8 @@ from trainvitals.slots import SlotTable
 
 SETTLED_LOOKS = 4
 """A mode that fewer looks in a row have seen is not told as such: some trainers switch between any two steps."""
-MODULES_A_STEP = 64
-"""Larger models are looked at once in so many steps that this many modules a step are, on average."""
+MODULES_A_LOOK = 64
+"""Larger models are read at one of so many looks that this many modules a look are, on average."""
 MAX_TENSORS = 16_384
 MAX_RATES = 256
 
@@ -46,12 +46,15 @@ class Modes(Probe):
         self._reported: tuple[bytes, int, int] | None = None
         self._seen: tuple[bytes, int, int] | None = None
         self._since = self._looks = 0
+        self._step, self._passed, self._reads = -1, 0, False
         self._settled = True
 
     def before_step(self, look: Look) -> None:
         """The modes in which the gradients were made."""
         slots = look.slots
-        if not self._is_due(look):
+        if look.step != self._step:
+            self._step, self._reads = look.step, self._is_due()
+        if not self._reads:
             return
         self._modules.refresh(slots)
         held, stepping = slots.held(), np.zeros(len(slots), np.bool_)
@@ -61,7 +64,7 @@ class Modes(Probe):
 
     def after_step(self, look: Look) -> None:
         """An event, if what was read is news: where it has settled, and once where it has not."""
-        if not self._is_due(look) or not self._modules.is_known:
+        if not self._reads or not self._modules.is_known:
             return
         state = self._modules.state()
         if state != self._seen:
@@ -78,9 +81,13 @@ class Modes(Probe):
         """Let go of the modules."""
         self._modules = _Modules()
 
-    def _is_due(self, look: Look) -> bool:
-        period = -(-len(self._modules.owners) // MODULES_A_STEP)
-        return look.first or period <= 1 or look.step % period == 0
+    def _is_due(self) -> bool:
+        """Asked once a look. By looks and not by steps: those that are looked at may all leave the same remainder."""
+        self._passed += 1
+        if self._passed * MODULES_A_LOOK < len(self._modules.owners):
+            return False
+        self._passed = 0
+        return True
 
 
 class _Modules:

@@ -174,7 +174,7 @@ class Probe(ABC):
         """
 
     def is_idle(self) -> bool:
-        """Whether `rest`, once called, would do nothing more in the rests that follow; asked now and then."""
+        """Whether `rest` would do nothing more in the rests that follow; asked only after one, which has called it."""
         return False
 
     def rest_step(self, step: int, optimizers: Sequence[Optimizer]) -> None:  # noqa: B027

@@ -17,11 +17,12 @@ from trainvitals.probes.probe import Look, Probe
 from trainvitals.probes.routing.feeding import Feeding
 from trainvitals.probes.routing.load import Load, follows
 from trainvitals.probes.routing.outputs import Hook, Outputs
+from trainvitals.rests import RANK_STEPS
 from trainvitals.routers import Router, find_routers
 
 Floats = npt.NDArray[np.float64]
 
-ROUTERS_A_STEP = 8
+ROUTERS_A_LOOK = 8
 """Of more than so many routers each is looked at in its turn: 0.1 ms for one."""
 
 
@@ -60,6 +61,8 @@ class Routing(Probe):
         self._known = -1
         self._seen: list[_Seen] = []
         self._step = -1
+        self._turn = 0
+        self._is_armed = False
         self._outputs: Outputs | None = None
 
     def before_step(self, look: Look) -> None:
@@ -70,13 +73,14 @@ class Routing(Probe):
         self._refresh(look)
         if not self._seen:
             return
-        chosen = self._turn(look.step)
+        turn, next_turn = self._turns(look)
+        chosen = self._at(turn)
         numbers = _fetch(
             [_local(look, seen.router.counter) for seen in chosen]
             + [None if seen.hook is None else seen.hook.take() for seen in chosen]
             + [_local(look, seen.router.bias) for seen in chosen]
         )
-        self._arm(self._turn(look.step + 1))
+        self._arm(self._at(next_turn))
         count = len(chosen)
         for number, seen in enumerate(chosen):
             counts, taken, bias = numbers[number::count]
@@ -94,10 +98,11 @@ class Routing(Probe):
 
     def rest(self, step: int) -> None:  # noqa: ARG002  (that it happens is all)
         """Nobody will ask what hooks have counted."""
+        self._is_armed = False
         self._arm([])
 
     def is_idle(self) -> bool:
-        """After the first of several rests."""
+        """As this is asked only after a rest, the hooks do not count."""
         return True
 
     def limits(self) -> list[str]:
@@ -127,15 +132,35 @@ class Routing(Probe):
         for seen in self._seen:
             seen.hook = hooks.get(seen.router)
 
-    def _turn(self, step: int) -> list[_Seen]:
-        turns = -(-len(self._seen) // ROUTERS_A_STEP)
-        return self._seen[step % turns :: turns]
+    def _turns(self, look: Look) -> tuple[int, int]:
+        """
+        This look's, and that of the next step if it is looked at.
+
+        A turn lasts until hooks have counted for it: they can't at a look that follows rests. By looks, for the steps
+        that are looked at may all leave the same remainder. Ranks' loads are added up where all tell of one router at
+        one step, so their turns go by steps: one further at each that no rank rests at, which the step after it shares.
+        """
+        if look.slots.world_size > 1:
+            return _turn_of_ranks(look.step), _turn_of_ranks(look.step + 1)
+        turn = self._turn
+        self._turn += self._is_armed
+        self._is_armed = True
+        return turn, self._turn
+
+    def _at(self, turn: int) -> list[_Seen]:
+        turns = -(-len(self._seen) // ROUTERS_A_LOOK)
+        return self._seen[turn % turns :: turns]
 
     def _arm(self, next_ones: list[_Seen]) -> None:
         hooks = {id(seen.hook) for seen in next_ones}
         for seen in self._seen:
             if seen.hook is not None:
                 seen.hook.arm(id(seen.hook) in hooks)
+
+
+def _turn_of_ranks(step: int) -> int:
+    laps, since = divmod(step, RANK_STEPS)
+    return laps + max(since - 1, 0)
 
 
 def _is_chosen(look: Look, router: Router) -> bool:
