@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-STAGES = ("decode", "judge", "store")
+STAGES = ("pause", "decode", "judge", "store")
 ERROR_STAGES = ("judge", "store", "worker", "read-back")
 
 

@@ -9,11 +9,14 @@ a worker that computes it waits for it as often: an answer that takes 2 ms took 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 PAUSE_S = 0.005
-"""Of one frame at most, so that no number of readers keeps frames out: over 100 a second are judged all the same."""
+"""Before one frame at most: longer than most answers take."""
+SHARE = 0.5
+"""Of the worker's time at most, so that no number of readers keeps frames out."""
 
 
 class Courtesy:
@@ -22,6 +25,8 @@ class Courtesy:
     def __init__(self) -> None:
         self._asking = 0
         self._changed = threading.Condition()
+        self._credit_s = 0.0
+        self._since = time.monotonic()
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -37,7 +42,16 @@ class Courtesy:
                     self._changed.notify_all()
 
     def pause(self) -> None:
-        """Wait until nobody asks, but no longer than PAUSE_S; the worker's, with no lock held. Nearly free if nobody does."""
+        """
+        Wait until nobody asks, but no longer than PAUSE_S, nor than the worker's SHARE allows.
+
+        The worker's, before each frame, with no lock held. A microsecond if nobody asks.
+        """
+        now = time.monotonic()
+        earned = SHARE / (1 - SHARE) * (now - self._since)
+        self._credit_s = min(PAUSE_S, self._credit_s + earned)
         if self._asking:
             with self._changed:
-                self._changed.wait_for(lambda: not self._asking, PAUSE_S)
+                self._changed.wait_for(lambda: not self._asking, self._credit_s)
+            self._credit_s -= time.monotonic() - now
+        self._since = time.monotonic()

@@ -196,8 +196,11 @@ class Monitor:
 
     def _process(self, group: list[_Waiting], taken: list[_Taken]) -> None:
         for waiting in group:
+            # Frames that have to wait for each other already don't wait for readers, too.
+            if len(self._queue) < _GROUP_FRAMES:
+                with self.counters.timed("pause"):
+                    self.courtesy.pause()
             self._take(waiting, taken)
-        self.courtesy.pause()
         try:
             with self.counters.timed("store"):
                 self._commit([one.run for one in taken if one.is_new])
@@ -218,10 +221,8 @@ class Monitor:
 
     def _take(self, waiting: _Waiting, taken: list[_Taken]) -> None:
         try:
-            self.courtesy.pause()
             with self.counters.timed("decode"):
                 arrival = read_frame(waiting.blob, self.config.limits)
-            self.courtesy.pause()
             with self.counters.timed("judge"):
                 run, is_new = self._judge(arrival)
         except Refusal as refusal:

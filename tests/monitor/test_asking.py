@@ -6,6 +6,7 @@ the time that the worker goes on beside it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,9 @@ import trainvitals_monitor.courtesy
 from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream
 from trainvitals_monitor.config import Config
+from trainvitals_monitor.courtesy import SHARE, Courtesy
 from trainvitals_monitor.models import RunOut
+from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.queries import Queries
 
 QUESTIONS = (
@@ -72,6 +75,12 @@ class Hanging:
         return []
 
 
+def make_patient(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker waits for a question for a minute."""
+    monkeypatch.setattr(trainvitals_monitor.courtesy, "PAUSE_S", 60.0)
+    monitor.courtesy._credit_s = 60.0
+
+
 def frame(run: str) -> bytes:
     """One that is new."""
     stream = Stream(["a"], run=run)
@@ -82,7 +91,7 @@ def frame(run: str) -> bytes:
 
 def test_the_worker_waits_for_a_question(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame that comes meanwhile is judged when it is answered."""
-    monkeypatch.setattr(trainvitals_monitor.courtesy, "PAUSE_S", 60.0)
+    make_patient(http.monitor, monkeypatch)
     question = Hanging(monkeypatch)
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(http.get, "/api/v1/runs")
@@ -105,13 +114,14 @@ def test_a_question_that_hangs_keeps_no_frame_out(
         assert question.begun.wait(60)
         for number in range(5):
             http.monitor.submit(frame(f"next-{number}")).result(30)
+        assert http.metric("trainvitals_monitor_ingest_seconds_total", stage="pause") > 0
         question.told.set()
         assert answer.result(30).status_code == 200
 
 
 def test_a_question_is_over_however_it_ends(http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one about nothing, one that is wrong, and one that the monitor fails at."""
-    monkeypatch.setattr(trainvitals_monitor.courtesy, "PAUSE_S", 60.0)
+    make_patient(http.monitor, monkeypatch)
 
     def fails(_queries: Queries) -> list[RunOut]:
         raise RuntimeError("a fault of the monitor's own")
@@ -120,3 +130,23 @@ def test_a_question_is_over_however_it_ends(http: Client, monkeypatch: pytest.Mo
     asked = ("runs/nobody", "runs/run/worst?count=0", "runs/run", "nothing", "runs")
     assert [http.get(f"/api/v1/{one}").status_code for one in asked] == [404, 422, 200, 404, 500]
     http.monitor.submit(frame("next")).result(30)
+
+
+def test_the_worker_keeps_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody asks all the time, by a clock of the test's own: frames of 1 ms, pauses as long as they may be."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    courtesy = Courtesy()
+    paused = 0.0
+
+    def wait_for(_done: object, timeout: float) -> None:
+        nonlocal now, paused
+        now, paused = now + timeout, paused + timeout
+
+    monkeypatch.setattr(courtesy._changed, "wait_for", wait_for)
+    with courtesy.asking():
+        for _ in range(1000):
+            courtesy.pause()
+            now += 0.001
+    assert paused <= SHARE * (now - 100.0) + trainvitals_monitor.courtesy.PAUSE_S
+    assert paused > 0.9 * SHARE * (now - 100.0)
