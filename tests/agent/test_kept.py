@@ -60,6 +60,20 @@ def test_accumulation_without_clearing_has_a_write_per_pass() -> None:
     assert {row["writes"] for row in rig.rows("kept", "weight").values()} == {4}
 
 
+def test_rows_are_about_neighbouring_steps() -> None:
+    """After rests they begin anew, as they do at first: two looks between rests give none."""
+    model = nn.Linear(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    rig = Rig(model)
+    for looked in (True, True, True, False, False, True, True, False, True, True, True):
+        model(torch.randn(4, 8)).square().mean().backward()
+        (rig.round if looked else rig.rest)(optimizer)
+    assert {step: row["writes"] for step, row in rig.rows("kept", "weight").items()} == {
+        3: 1,
+        11: 1,
+    }
+
+
 def test_few_parameters_in_bursts() -> None:
     """At most eight parameters, for sixteen steps, and again later."""
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(10)))

@@ -117,6 +117,20 @@ def test_schedules_are_known_through_rests(tables: dict[str, dict[str, Any]]) ->
     assert np.allclose(groups["lr"][mine], 1e-2 * 0.9 ** np.arange(mine.sum()))
 
 
+def test_a_rate_that_rests_find_as_they_left_it_is_told(tmp_path: Path) -> None:
+    """It was another one at the looks between, and is the very same number again."""
+    low, high = 0.125, 0.25
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=low)
+    with trainvitals.attach(model, optimizer, run="rests", monitor=str(tmp_path), quiet=True):
+        for step in range(1, STEPS + 1):
+            optimizer.param_groups[0]["lr"] = high if step in {21, 22} else low
+            model(torch.randn(4, 2)).sum().backward()
+            optimizer.step()
+    groups = told(tmp_path)["groups"]
+    assert list(zip(groups["step"], groups["lr"], strict=True)) == [(1, low), (21, high), (23, low)]
+
+
 def test_a_schedule_is_known_to_its_end(tmp_path: Path) -> None:
     """The trainer has let go of its optimizer when the agent is closed within rests: its last rates are told all the same."""
     model = nn.Linear(2, 1)

@@ -12,7 +12,8 @@ import torch
 
 from trainvitals.cores import cut_many
 from trainvitals.gradient import local_gradient
-from trainvitals.probes.probe import Look, Probe
+from trainvitals.probes.probe import Look, Probe, Rested
+from trainvitals.record import Record
 from trainvitals.sweep import can_norm
 
 PARAMETERS = 8
@@ -64,6 +65,10 @@ class KeptGradients(Probe):
             return
         for optimizer in look.optimizers:
             self._look_at(look, _some(look.slots.holding(optimizer).tensors))
+
+    def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
+        """Nobody knows the step before; of two looks between rests no row comes."""
+        self._last.clear()
 
     def close(self) -> None:
         """Free the cores."""

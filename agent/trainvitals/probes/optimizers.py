@@ -65,6 +65,7 @@ class Optimizers(Probe):
 
     def before_step(self, look: Look) -> None:
         """Rates are read before a scheduler moves them, gradients of foreign parameters before they are freed."""
+        self._given = []  # rates are known anew: what rests have seen is no longer what they are compared with
         for optimizer in look.optimizers:
             holding = look.slots.holding(optimizer)
             self._rates[optimizer] = [_rates(group) for group in optimizer.param_groups]

@@ -143,8 +143,17 @@ class Rested:
     def add(self, rounds: int, optimizers: Sequence[Optimizer]) -> None:
         """More rounds, in each of which these stepped."""
         self.rounds += rounds
+        self._count(rounds, optimizers)
+
+    def join(self, other: Rested) -> None:
+        """The rounds of both."""
+        self.rounds += other.rounds
+        for optimizer, steps in other.steps.items():
+            self._count(steps, (optimizer,))
+
+    def _count(self, steps: int, optimizers: Sequence[Optimizer]) -> None:
         for optimizer in optimizers:
-            self.steps[optimizer] = self.steps.get(optimizer, 0) + rounds
+            self.steps[optimizer] = self.steps.get(optimizer, 0) + steps
 
 
 class Probe(ABC):

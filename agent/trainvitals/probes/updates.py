@@ -57,9 +57,7 @@ class Updates(Probe):
 
     def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
         """They moved what their optimizers hold; that is added up at the next look."""
-        self._rested.rounds += rested.rounds
-        for optimizer, steps in rested.steps.items():
-            self._rested.steps[optimizer] = self._rested.steps.get(optimizer, 0) + steps
+        self._rested.join(rested)
 
     def close(self) -> None:
         """Free the cores."""

@@ -41,7 +41,8 @@ class GradientNotCleared(Detector):
     Misses:
         Gradients that are unscaled in place, or accumulated over several backward passes a step: more writes a step
         could be a clearing as well. Clipped gradients of a full batch. A fault that begins between
-        two bursts of looks and no longer grows at the next.
+        two bursts of looks and no longer grows at the next. A fault that begins after the start where steps are so short
+        that looks at them come in twos: it takes twelve neighbouring steps that are looked at.
     """
 
     name = "gradient-not-cleared"
