@@ -18,7 +18,6 @@ from trainvitals_monitor.detectors.detector import (
     Threshold,
 )
 from trainvitals_monitor.detectors.frozen import declared_frozen, loaded_meanwhile
-from trainvitals_monitor.detectors.stretch import look_back, looks_before
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
@@ -39,9 +38,9 @@ class FrozenParameterMoved(Detector):
 
     Known causes:
         Weight decay or momentum of an optimizer that still holds the parameter
-        (https://github.com/iamwangyabin/S-Prompts/pull/2, https://github.com/KellerJordan/Muon/issues/54); frozen only after the gradients were there
-        (https://github.com/neuralmagic/sparseml/issues/965); an initialisation that runs again; weights tied to
-        trained ones.
+        (https://github.com/iamwangyabin/S-Prompts/pull/2, https://github.com/KellerJordan/Muon/issues/54); frozen only
+        after the gradients were there (https://github.com/neuralmagic/sparseml/issues/965); an initialisation that runs
+        again; weights tied to trained ones.
 
     Fix:
         Give the optimizer only what requires a gradient.
@@ -92,44 +91,55 @@ class FrozenParameterMoved(Detector):
         if (moved & declared).any():
             yield _claim(view, np.flatnonzero(moved & declared), "was declared frozen")
         rest = np.flatnonzero(moved & decayed)
-        rest = rest[self._shrinks(view, rest)]
-        if len(rest):
+        found, first = self._shrinks(view, rest)
+        if found.any():
             why = "requires no gradient and shrinks at each step by its optimizer's weight decay"
-            claim = _claim(view, rest, why)
-            yield replace(claim, severity=Severity.WARNING, first_step=_first_of_last(view, rest))
+            claim = _claim(view, rest[found], why)
+            yield replace(claim, severity=Severity.WARNING, first_step=first[found])
 
-    def _shrinks(self, view: View, tensors: IntArray) -> BoolArray:
-        """What goes straight towards zero, by the rate that the optimizer has: its norm falls by all of the update."""
+    def _shrinks(self, view: View, tensors: IntArray) -> tuple[BoolArray, IntArray]:
+        """
+        What goes straight towards zero, by the rate that the optimizer has: its norm falls by all of the update. And the
+        step of the first such look, among the last ones.
+        """
         if not len(tensors):
-            return np.zeros(0, np.bool_)
-        update, seen = look_back(view, "update_norm", _WINDOW, tensors)
-        norm, sized = look_back(view, "norm", _WINDOW, tensors)
-        since, _ = look_back(view, "since", _WINDOW, tensors)
-        last = np.maximum(looks_before(seen), 0)
-        before = np.where(looks_before(seen) >= 0, np.take_along_axis(norm, last, axis=0), np.nan)
-        usable = seen & sized & _recent(seen, _LOOKS - 1) & (since > 0) & (before > 0)
+            return np.zeros(0, np.bool_), tensors
+        rows = _last_looks(view, tensors)
+        norm, update, since = (
+            np.where(rows < 0, view.window(stat, _WINDOW)[0][rows, tensors], np.nan)
+            for stat in ("norm", "update_norm", "since")
+        )
+        before, norm, update, since = norm[:-1], norm[1:], update[1:], since[1:]
         rate = (view.lr * view.weight_decay)[tensors]
         bound = self.threshold("rate", view)[tensors]
         with np.errstate(all="ignore"):
-            straight = np.abs(before - norm - update) <= bound * update
+            usable = (since > 0) & (before > 0) & (norm >= 0) & (update > 0)
+            straight = usable & (np.abs(before - norm - update) <= bound * update)
             due = -np.expm1(since[-1] * np.log1p(-rate))
             paced = np.abs(update[-1] / before[-1] - due) <= bound * due
-        enough = (usable & straight).sum(axis=0) >= self.threshold("decays", view)[tensors]
-        found: BoolArray = enough & ~(usable & ~straight).any(axis=0) & (rate > 0) & paced
-        return found
+        enough = straight.sum(axis=0) >= self.threshold("decays", view)[tensors]
+        found: BoolArray = enough & (usable == straight).all(axis=0) & (rate > 0) & paced
+        first: IntArray = view.window_steps(_WINDOW)[
+            rows[straight.argmax(axis=0) + 1, range(len(tensors))]
+        ]
+        return found, first
 
 
-def _recent(seen: BoolArray, looks: int) -> BoolArray:
-    """[k, n]: each tensor's last looks, however many steps rest in between."""
-    recent: BoolArray = seen & (np.cumsum(seen[::-1], axis=0)[::-1] <= looks)
-    return recent
+def _last_looks(view: View, tensors: IntArray) -> IntArray:
+    """
+    [looks, n]: the rows of each tensor's last looks, oldest first, counted from the window's end; 0: so many there are not.
 
-
-def _first_of_last(view: View, tensors: IntArray) -> IntArray:
-    """The step of the first of each tensor's last looks."""
-    _, seen = look_back(view, "update_norm", _WINDOW, tensors)
-    first: IntArray = view.window_steps(_WINDOW)[_recent(seen, _LOOKS).argmax(axis=0)]
-    return first
+    All of the window is gone through only where steps rest between looks.
+    """
+    for length in (_LOOKS, _WINDOW):
+        seen = view.window("update_norm", length)[1][:, tensors]
+        behind = np.cumsum(seen[::-1], axis=0, dtype=np.int16)[::-1]
+        row, tensor = np.nonzero(seen & (behind <= _LOOKS))
+        rows = np.zeros((_LOOKS, len(tensors)), np.int64)
+        rows[-behind[row, tensor], tensor] = row - len(seen)
+        if (rows < 0).all():
+            break
+    return rows
 
 
 def _claim(view: View, tensors: IntArray, why: str) -> Claim:

@@ -315,7 +315,7 @@ def _frozen_and_held(norms: list[float], update: float | None = None, **info: An
 
 
 @SCENARIOS.fires(
-    FrozenParameterMoved, Severity.WARNING, subject="backbone.w", says="decay", first_step=1
+    FrozenParameterMoved, Severity.WARNING, subject="backbone.w", says="decay", first_step=2
 )
 def frozen_and_decayed() -> Stream:
     """No gradient, and a thousandth less at every step."""
@@ -332,6 +332,20 @@ def frozen_and_decayed_where_most_steps_rest() -> Stream:
         moved = {"update_norm": before - now, "since": 10}
         stream.step(values={"backbone.w": now, "head.w": 8.0}, updates={"backbone.w": moved})
     return stream
+
+
+@SCENARIOS.fires(
+    FrozenParameterMoved, Severity.WARNING, subject="backbone.w", says="decay", first_step=32
+)
+def decayed_after_a_long_rest() -> Stream:
+    """Not a word of the thirty steps at which it stood still."""
+    return _frozen_and_held([8.0] * 30 + [8.0 * 0.999**step for step in range(12)])
+
+
+@SCENARIOS.silent(FrozenParameterMoved)
+def decayed_once_after_a_long_rest() -> Stream:
+    """Standing still is not going straight."""
+    return _frozen_and_held([8.0] * 30 + [8.0 * 0.999])
 
 
 @SCENARIOS.silent(FrozenParameterMoved)
