@@ -17,7 +17,7 @@ from trainvitals_monitor.history import View
 class Modes(NamedTuple):
     """
     `since` [n]: the step from which on the tensor's module is in eval mode, -1 if it is not; `trained` [n]: it was in
-    train mode before. `last`: the latest settled report; `settled`: nothing else was seen after it. `dropouts_off`:
+    train mode before, in a settled state. `last`: the latest settled report; `settled`: nothing else was seen after it. `dropouts_off`:
     dropouts in eval mode that were not always so.
     """
 
@@ -40,8 +40,8 @@ def modes_of(view: View) -> Modes | None:
     for event in events:
         evaluating = np.zeros(view.num_tensors, np.bool_)
         evaluating[[index for index in event.tensors if index >= 0]] = True
-        trained |= ~evaluating
         if event.settled:
+            trained |= ~evaluating
             since = np.where(evaluating, np.where(since < 0, event.since, since), -1)
         else:  # what comes before the next settled state is not known, of any module
             since[:] = -1

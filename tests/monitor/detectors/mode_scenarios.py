@@ -113,6 +113,18 @@ def modes_that_do_not_settle() -> Stream:
 
 
 @SCENARIOS.silent(EvalModeInTraining)
+def blip_of_train_mode() -> Stream:
+    """In eval mode from the start, as some do by design, but for a look or two."""
+    stream = _network()
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1))
+    _train(stream, 10, still=STATISTICS)
+    stream.modes(dropouts=(1, 1), settled=False)
+    _train(stream, 2, still=STATISTICS)
+    stream.modes([*BODY, *NORM, *STATISTICS], dropouts=(1, 1))
+    return _train(stream, 20, still=STATISTICS)
+
+
+@SCENARIOS.silent(EvalModeInTraining)
 def model_whose_mode_makes_no_difference() -> Stream:
     """Neither dropout nor batch norm: eval mode is worth a remark at most."""
     stream = _network(norm=False)
