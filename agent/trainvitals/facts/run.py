@@ -54,9 +54,9 @@ BACKWARD_CALLS = "backward_calls"
 """Under this name, how often `backward()` was called of a scalar since the step before, where that is more than once."""
 SCALARS = Table(
     name="scalars",
-    help="What the trainer logged (loss and the like), by name; and, as `backward_scalar`, the sum of the scalars whose "
-    "`backward()` was called since the step before: scaled and divided as the trainer does, so no detector uses it; as `backward_calls` how many "
-    "those were, where there were several (microbatches, losses).",
+    help="What the trainer logged (loss and the like), by name. As `backward_calls`, of how many scalars `backward()` was "
+    "called since the step before, where there were several (microbatches, losses); as `backward_scalar`, their sum, which "
+    "no detector uses, for it is scaled and divided as the trainer does.",
     keys=("scalar", "step"),
     columns=(Column(name="value", dtype="float64", merge=Merge.MAX, help="the value as logged"),),
 )

@@ -39,9 +39,9 @@ class LearningRateZero(Detector):
         Step the scheduler once per optimizer step, give it the number of those, and clamp what it returns at zero.
 
     Misses:
-        Schedules that end too early above zero (see schedule-ended-early and learning-rate-vanished), or begin again. Single groups at zero in an
-        optimizer that was made with another rate: they may be frozen so. A run that is finished and goes on for other
-        reasons at a rate of zero is reported.
+        Schedules that end too early above zero (see schedule-ended-early and learning-rate-vanished), or begin again.
+        Single groups at zero in an optimizer that was made with another rate: they may be frozen so. A run that is
+        finished and goes on for other reasons at a rate of zero is reported.
     """
 
     name = "learning-rate-zero"

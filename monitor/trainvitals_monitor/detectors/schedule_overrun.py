@@ -36,8 +36,8 @@ class ScheduleOverrun(Detector):
 
     Misses:
         Schedules that end at a constant or zero rate too early (schedule-ended-early and learning-rate-zero, where the
-        contract says the number of steps); cosines of fewer than 32 changes. Warm restarts jump, and triangles have a corner: both are left alone. A
-        wave down to 0 that is meant is reported.
+        contract says the number of steps); cosines of fewer than 32 changes. Warm restarts jump, and triangles have a
+        corner: both are left alone. A wave down to 0 that is meant is reported.
     """
 
     name = "schedule-overrun"
