@@ -165,6 +165,8 @@ def _number_faults(header: Header) -> Iterator[str]:
 def _tensor_faults(info: TensorInfo) -> Iterator[str]:
     if not 0 <= info.index < MAX_TENSORS:
         yield f"tensor index {info.index}: must be 0 to {MAX_TENSORS - 1}"
+    if not -1 <= info.tied_to < MAX_TENSORS:
+        yield f"tensor {_short(info.fqn)}: tied_to={info.tied_to} must be -1 to {MAX_TENSORS - 1}"
     for text in (info.fqn, info.raw_fqn):
         if not text or len(text) > MAX_FQN or not text.isprintable():
             yield f"tensor name {_short(text)}: must be 1 to {MAX_FQN} printable characters"
@@ -181,6 +183,7 @@ def _tensor_faults(info: TensorInfo) -> Iterator[str]:
 def _event_faults(event: Event) -> Iterator[str]:
     if not 0 <= event.step <= MAX_STEP:
         yield f"event {event.kind!r}: step={event.step} must be 0 to 2**53"
+    yield from _count_faults(event.kind, event)
     if isinstance(event, SlotChanged):
         for index in (event.tensor, *event.untied):
             if not 0 <= index < MAX_TENSORS:
@@ -200,6 +203,10 @@ def _event_faults(event: Event) -> Iterator[str]:
             yield "event 'optimizers': group_optimizer must be indices of optimizers"
         if any(not 0 <= i < MAX_TENSORS for group in event.group_tensors for i in group):
             yield "event 'optimizers': group_tensors must be tensor indices"
+        for parameter in event.foreign:
+            yield from _count_faults(event.kind, parameter)
+            if not _is_shape(parameter.shape):
+                yield f"event 'optimizers': a shape must be up to {MAX_DIMS} counts"
     if isinstance(event, ModesSeen):
         if any(not 0 <= index < MAX_TENSORS for index in [*event.tensors, *event.untracked]):
             yield "event 'modes': tensors must be tensor indices"
@@ -210,6 +217,15 @@ def _event_faults(event: Event) -> Iterator[str]:
             yield f"event 'unregistered': fqn must be 1 to {MAX_FQN} characters"
         if not all(_is_shape(one.shape) for one in event.tensors):
             yield f"event 'unregistered': a shape must be up to {MAX_DIMS} counts"
+        for one in event.tensors:
+            yield from _count_faults(event.kind, one)
+
+
+def _count_faults(kind: str, said: object) -> Iterator[str]:
+    """Whole numbers of an event, or of a part of one, become columns of int64."""
+    for field, value in vars(said).items():
+        if isinstance(value, int) and not -1 <= value <= MAX_STEP:
+            yield f"event {kind!r}: {field}={value} must be -1 to 2**53"
 
 
 def _is_shape(sizes: list[int]) -> bool:

@@ -141,7 +141,8 @@ class LiveRun:
         try:
             plain, tables = unpack_frame(frame.blob)
             self.engine.ingest(validate_header(plain), tables)
-        except (BadFrame, ValueError, KeyError):
+        except Exception:  # noqa: BLE001 - logged
+            # Whatever is wrong with one frame, the others are the run, and other runs share the transaction.
             _LOG.exception("a stored frame of run %r can't be read any more", self.name)
             self._counters.errors["read-back"] += 1
         # Frames that were forgotten leave gaps in the numbers, for which the engine would wait.

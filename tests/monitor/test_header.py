@@ -12,13 +12,15 @@ import pytest
 
 from tests.monitor.stream import Stream, feed, tensor
 from trainvitals.errors import BadFrame
-from trainvitals.frame import Header, SlotChanged, decode
+from trainvitals.frame import ForeignParameter, Header, OptimizersSeen, SlotChanged, decode
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.header import MAX_TENSORS, contract_of, validate_header
 
 LOCKED = {"kind": "param", "dtype": "float32", "shape": [2]}
 INFO = asdict(tensor("w"))
 SLOT = asdict(SlotChanged(tensor=0, step=1, changes=["object"]))
+STRAY = asdict(OptimizersSeen(step=1, optimizers=["A"], group_optimizer=[0], group_tensors=[[]]))
+FOREIGN = asdict(ForeignParameter(group=0, shape=[2], dtype="float32", has_gradient=True))
 SAVE = {"kind": "checkpoint", "number": 0, "op": "save", "api": "torch.save", "step": 1}
 
 
@@ -83,6 +85,8 @@ def test_another_schema_is_refused(version: object) -> None:
         ({"tensors": [{**INFO, "shape": [-1]}]}, "shape must be"),
         ({"tensors": [{**INFO, "shape": [1] * 99}]}, "shape must be"),
         ({"tensors": [{**INFO, "offsets": [1]}]}, "offsets and sizes differ"),
+        ({"tensors": [{**INFO, "tied_to": -2}]}, "tied_to=-2 must be -1 to"),
+        ({"tensors": [{**INFO, "tied_to": 2**31}]}, f"tied_to={2**31} must be -1 to"),
         ({"tensors": [{**INFO, "layout": "round"}]}, r"tensors\.0\.layout"),
         ({"tensors": "none"}, "tensors"),
         ({"events": "none"}, "events must be a list"),
@@ -90,6 +94,9 @@ def test_another_schema_is_refused(version: object) -> None:
         ({"events": [{"step": 1}]}, "kind|tag"),
         ({"events": [{**SLOT, "step": -1}]}, "step=-1"),
         ({"events": [{**SLOT, "tensor": -1}]}, "is no index"),
+        ({"events": [{**SLOT, "outlived": 2**63}]}, "outlived="),
+        ({"events": [{**STRAY, "foreign": [{**FOREIGN, "group": 2**63}]}]}, "group="),
+        ({"events": [{**STRAY, "foreign": [{**FOREIGN, "shape": [2**63]}]}]}, "a shape must be"),
         ({"events": [{**SAVE, "keys": ["a"]}]}, "as long as keys"),
         ({"events": [{**SAVE, "keys": ["a"], "tensors": [-2], "dtypes": ["x"], "shapes": [[]]}]}, "indices, or -1"),
         ({"contract": {"dtypes": {"*": "float33"}}}, "contract: .*no such dtype"),

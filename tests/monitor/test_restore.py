@@ -234,6 +234,23 @@ def test_an_attempt_that_left_memory_is_read_step_by_step(tmp_path: Path) -> Non
     assert again == live
 
 
+def test_a_stored_frame_that_cannot_be_read_takes_nothing_with_it(tmp_path: Path) -> None:
+    """It is counted; its run goes on, judges as before, and so do the runs beside it."""
+    stream = healthy(6)
+    with serving(Config(store=str(tmp_path))) as http:
+        http.push_all(stream.frames[:4])
+        stored = http.monitor.roster.get("run").stored_as("attempt-1")
+        assert stored is not None
+        with http.monitor.store.writing() as writing:
+            ids = {row["seq"]: row["id"] for row in writing.old_frames(stored[0], 9, 9)}
+            writing.shrink_frame(ids[2], b"\x00")
+    with serving(Config(store=str(tmp_path))) as http:
+        assert http.metric("trainvitals_monitor_errors_total", stage="read-back") == 1
+        http.push_all([*healthy(2, run="other").frames, *stream.frames[4:]])
+        assert http.get_json("/api/v1/runs/run")["step"] == 6
+        assert http.get_json("/api/v1/runs/run/series", tensor="w")["steps"] == [1, 3, 4, 5, 6]
+
+
 def test_runs_beyond_those_in_memory_are_read_back_when_asked_for(tmp_path: Path) -> None:
     """With room for two, four runs all answer, and go on."""
     limits = Limits(live_runs=2, live_bytes=0)
