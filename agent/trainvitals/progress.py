@@ -41,6 +41,6 @@ class Progress:
             raise ValueError(f"log(step={number}): a step number is needed, below 2**53")
         self.offset = number - ours
 
-    def complete(self) -> None:
-        """Nothing more will be recorded about the steps done so far."""
-        self.complete_through = self.step
+    def complete(self, through: int) -> None:
+        """Nothing more will be recorded about the steps up to this one."""
+        self.complete_through = max(self.complete_through, through)

@@ -22,6 +22,9 @@ from trainvitals.record import Record
 from trainvitals.slots import SlotTable
 from trainvitals.stretch import Stretch
 
+TELL_S = 1.0
+"""Rests tell what they have counted this often, 0.1 ms each time: a process that is killed has told all but that."""
+
 
 class Rounds:
     """
@@ -54,7 +57,7 @@ class Rounds:
         self._telling = _overriding(probes, "after_rests")
         self._rested = Rested()
         self._steps: list[tuple[int, float, float, float]] = []
-        self._ended_at = time.perf_counter()
+        self._ended_at = self._told_at = time.perf_counter()
 
     def before_step(self, optimizers: Sequence[Optimizer]) -> None:
         """Before each of our optimizers' steps; the first in a round chooses what to look at, or that it is a rest."""
@@ -82,6 +85,8 @@ class Rounds:
             self._coverage.looked(look.choice, self._progress.step, len(self._slots))
         self._is_resting, self._choice = False, None
         self._end_step(was_rest)
+        if was_rest:
+            self._tell_in_time()
         if was_rest and len(optimizers) == 1:
             self._open_stretch(optimizers[0])
 
@@ -94,18 +99,15 @@ class Rounds:
             self._coverage.steps += len(ends)
             self._guard.meter.add(seconds)
             self._end_rests(ends)
+            self._tell_in_time()
         if ends and optimizer is not None and not self.stretch.left:
             self._open_stretch(optimizer)
 
     def complete(self) -> None:
         """Nothing more comes about the steps done so far."""
         self.settle()
-        if self._rested.rounds:
-            rested, self._rested = self._rested, Rested()
-            for probe in self._telling:
-                self._guard.call(probe.name, probe.after_rests, self._record, rested)
-        self._tell_steps()
-        self._progress.complete()
+        self._tell()
+        self._progress.complete(self._progress.step)
 
     def send_tensor_table(self) -> None:
         """A row for each slot as it is now."""
@@ -204,8 +206,22 @@ class Rounds:
             self._tell_steps()
         self._guard.call("budget", self._budget.step_took, seconds, ours)
 
+    def _tell_in_time(self) -> None:
+        """At the end of rests; the trainer may still log something of the last one."""
+        if self._ended_at - self._told_at >= TELL_S:
+            self._tell()
+            self._progress.complete(self._progress.step - 1)
+
+    def _tell(self) -> None:
+        self._told_at = self._ended_at
+        if self._rested.rounds:
+            rested, self._rested = self._rested, Rested()
+            for probe in self._telling:
+                self._guard.call(probe.name, probe.after_rests, self._record, rested)
+        self._tell_steps()
+
     def _tell_steps(self) -> None:
-        """Those of rests wait for the next look, for one row costs as much as many."""
+        """Those of rests wait for the next look, or for a second, for one row costs as much as many."""
         if self._steps:
             names = ("step", "time", "seconds", "agent_seconds")
             columns = zip(*self._steps, strict=True)

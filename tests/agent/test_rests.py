@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import trainvitals
+from trainvitals import rounds
 from trainvitals.budget import Budget
 from trainvitals.frame import decode
 from trainvitals.probes.probe import Choice
@@ -48,13 +49,18 @@ def _rests(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> N
 @pytest.fixture
 def tables(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """What an agent told of a training with rests, all frames joined."""
+    return train(tmp_path)
+
+
+def train(folder: Path) -> dict[str, dict[str, Any]]:
+    """Two optimizers, one of which steps at every other step, and a schedule: what was told."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     player = torch.optim.Adam(model[0].parameters(), lr=1e-2)
     other = torch.optim.SGD([*model[1].parameters(), *model[2].parameters()], lr=1e-2)
     schedule = torch.optim.lr_scheduler.ExponentialLR(player, 0.9)
     with trainvitals.attach(
-        model, [player, other], run="rests", monitor=str(tmp_path), quiet=True
+        model, [player, other], run="rests", monitor=str(folder), quiet=True
     ) as agent:
         for step in range(STEPS):
             model(torch.randn(16, 4)).square().mean().backward()
@@ -65,7 +71,7 @@ def tables(tmp_path: Path) -> dict[str, dict[str, Any]]:
             player.zero_grad()
             other.zero_grad()
             agent.log(step=step, loss=1.0)
-    return told(tmp_path)
+    return told(folder)
 
 
 def told(folder: Path) -> dict[str, dict[str, Any]]:
@@ -115,6 +121,44 @@ def test_schedules_are_known_through_rests(tables: dict[str, dict[str, Any]]) ->
     mine = groups["group"] == 0
     assert groups["step"][mine].tolist() == list(range(1, STEPS + 1))
     assert np.allclose(groups["lr"][mine], 1e-2 * 0.9 ** np.arange(mine.sum()))
+
+
+def test_rests_that_tell_often_tell_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moves between two looks add up, however often they were told of."""
+    found = []
+    for name, seconds in (("often", 0.0), ("never", 1e9)):
+        monkeypatch.setattr(rounds, "TELL_S", seconds)
+        found.append(train(tmp_path / name))
+    often, never = found
+    assert often.keys() == never.keys()
+    for table in ("updates", "groups", "values", "scalars"):
+        for column, values in often[table].items():
+            assert np.array_equal(values, never[table][column], equal_nan=True), (table, column)
+    assert often["steps"]["step"].tolist() == never["steps"]["step"].tolist()
+
+
+def test_rests_are_told_of_while_they_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is ended by a signal has told them; its last step is not complete, for a loss may still come."""
+    monkeypatch.setattr(rounds, "TELL_S", 0.0)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    agent = trainvitals.attach(model, optimizer, run="rests", monitor=str(tmp_path), quiet=True)
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 1.0 / (step + 1)
+        model(torch.randn(4, 2)).sum().backward()
+        optimizer.step()
+    agent._sender._last_words()
+    tables = told(tmp_path)
+    frames = [path.read_bytes() for path in tmp_path.rglob("*.safetensors")]
+    through = [decode(frame)[0]["complete_through"] for frame in frames]
+    agent.close()
+    assert tables["steps"]["step"].tolist() == list(range(1, STEPS + 1))
+    assert tables["groups"]["step"].tolist() == list(range(1, STEPS + 1))
+    assert max(through) == STEPS - 1
 
 
 def test_a_rate_that_rests_find_as_they_left_it_is_told(tmp_path: Path) -> None:

@@ -190,7 +190,10 @@ class Probe(ABC):
         """The same before each optimizer's step of such a round."""
 
     def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: B027
-        """Called when such rounds are over, before anything newer is told, with what was not told of before."""
+        """
+        Called when such rounds are over, before anything newer is told, and now and then while they go on: with what was
+        not told of before.
+        """
 
     def limits(self) -> list[str]:
         """What it can't know of this training, and why."""
