@@ -491,6 +491,36 @@ def test_a_sharded_checkpoint_is_one() -> None:
     assert made[0].rows["stale_step"].tolist() == [-1, -1]
 
 
+def test_a_rank_that_names_nothing_may_join_late() -> None:
+    """It holds no part of anything, and its report of a save is merged with the others'."""
+    stream = Stream([], world_size=2, by_rank={0: ["w"]})
+    for _ in range(300):
+        stream.step(values={"*": 1.0})
+    stream.checkpoint(ranks=(0, 1), rows={"w": {"square_sum": 4.0}})
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    stream.frames.sort(key=lambda frame: int(decode(frame)[0]["rank"]))
+    saves = [save for found in looks(stream, lambda view: view.new_checkpoints()) for save in found]
+    assert [save.ranks for save in saves] == [(0, 1)]
+    assert saves[0].rows["square_sum"].tolist() == [4.0]
+
+
+def test_what_ranks_said_once_is_forgotten() -> None:
+    """A buffer of another shape at each step: few of the shapes stay known, and holders of parts are told apart."""
+    kept = tensor("kept", kind="buffer", layout="unknown", offsets=[0], sizes=[1], shape=[1])
+    own = {rank: [box("w", rank, 1, shape=[2]), kept] for rank in range(2)}
+    stream = Stream([], world_size=2, by_rank=own)
+    for step in range(1, 301):
+        stream.retensor("kept", shape=[step], sizes=[step])
+        stream.step(values={"*": 3.0}, gradients={"kept": 1.0})
+    stream.flush()
+    found = looks(stream, lambda view: (*view.now("norm"), view.now("grad_replicas")[1]))
+    assert np.allclose(found, [np.sqrt(18), 3.0, 2.0], rtol=1e-12)
+    attempt = stream.engine([]).history.current
+    assert attempt is not None
+    assert len(attempt.ranks.holdings) <= 65
+
+
 def test_scalars_of_ranks_are_the_largest() -> None:
     """NaN on one rank is NaN of the run."""
     stream = Stream(["a"], world_size=2)

@@ -243,7 +243,7 @@ def test_a_stored_frame_that_cannot_be_read_takes_nothing_with_it(tmp_path: Path
         assert stored is not None
         with http.monitor.store.writing() as writing:
             ids = {row["seq"]: row["id"] for row in writing.old_frames(stored[0], 9, 9)}
-            writing.shrink_frame(ids[2], b"\x00")
+            writing.shrink_frame(ids[3], b"\x00")
     with serving(Config(store=str(tmp_path))) as http:
         assert http.metric("trainvitals_monitor_errors_total", stage="read-back") == 1
         http.push_all([*healthy(2, run="other").frames, *stream.frames[4:]])

@@ -33,7 +33,8 @@ class Ranks(dict[int, Rank]):
         self.step_offset: int | None = None
         """The trainer's step number minus ours, as the lowest rank that knows it says."""
         self._offset_from = world_size
-        self._holdings = Holdings()
+        self.holdings = Holdings()
+        """What their tensor tables hold, in numbers."""
         self._parts: Parts | None = None
         self._copies: Copies | None = None
 
@@ -68,13 +69,15 @@ class Ranks(dict[int, Rank]):
 
     def says(self, rank: Rank, info: TensorInfo) -> bool:
         """Whether the rank has named this tensor and says of it what it said before."""
-        return rank.named.says(info, self._holdings.numbers(info))
+        return rank.named.says(info, self.holdings.numbers(info))
 
     def place(self, rank: Rank, info: TensorInfo) -> None:
         """A row of a rank's tensor table, new or changed, joins the attempt's."""
         index = self._tensors.put(info, rank.rank)
-        if rank.place(info, self._holdings.numbers(info), index):
+        if rank.place(info, self.holdings.numbers(info), index):
             self._parts = self._copies = None
+            if self.holdings.is_crowded:
+                self.holdings.tidy(self._named().values())
 
     # -- how far they are ------------------------------------------------------------------------------------------
 
@@ -101,7 +104,7 @@ class Ranks(dict[int, Rank]):
     def parts(self) -> Parts:
         """Who holds which part of which tensor."""
         if self._parts is None:
-            self._parts = Parts(len(self._tensors), self._named(), self._holdings.known)
+            self._parts = Parts(len(self._tensors), self._named(), self.holdings)
         return self._parts
 
     @property
@@ -109,9 +112,7 @@ class Ranks(dict[int, Rank]):
         """Which ranks hold the same part of which tensor; None where no part is held twice."""
         if self._copies is None:
             base_steps = {number: rank.base_step for number, rank in self.items()}
-            self._copies = Copies(
-                len(self._tensors), self._named(), self._holdings.known, base_steps
-            )
+            self._copies = Copies(len(self._tensors), self._named(), self.holdings, base_steps)
         return self._copies if self._copies.any else None
 
     def ties(self, *, first: bool) -> IntArray:

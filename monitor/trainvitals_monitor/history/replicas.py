@@ -1,8 +1,9 @@
 """
 Ranks that hold the same part of a tensor: who they are, and whose bits are not those of most.
 
-Compared is what ranks said of one step (alike.py finds out where that is needed). Where a layout declares replicas, those of one group are; where it is unknown,
-tensors of one name, shape and dtype are, and the comparison is marked as one that nobody declared.
+Compared is what ranks said of one step (alike.py finds out where that is needed). Where a layout declares replicas,
+those of one group are; where it is unknown, tensors of one name, shape and dtype are, and the comparison is marked as
+one that nobody declared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.facts import SKETCHES
-from trainvitals_monitor.history.holdings import Holding, Named, Numbered
+from trainvitals_monitor.history.holdings import KINDS, Holdings, Named, Numbered
 
 IntArray = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[Any]]
@@ -39,16 +40,19 @@ class Copies:
         self,
         num_tensors: int,
         tables: Mapping[int, Named],
-        holdings: Sequence[Holding],
+        holdings: Holdings,
         base_steps: Mapping[int, int],
     ) -> None:
         self._rows = {rank: row for row, rank in enumerate(sorted(tables))}
         self.num_tensors = num_tensors
         self.any = False
-        keys = np.full((len(tables), num_tensors), -1, np.int64)
-        numbers: dict[tuple[Any, ...], int] = {}
+        # The last row is that of all who had named nothing then.
+        keys = np.full((len(tables) + 1, num_tensors), -1, np.int64)
+        likeness = holdings.likenesses
+        bases = sorted(set(base_steps.values()))
         by_base = {
-            base: _alike(holdings, base, numbers) for base in sorted(set(base_steps.values()))
+            base: np.where(likeness >= 0, likeness * len(bases) + number, -1)
+            for number, base in enumerate(bases)
         }
         for rank, row in self._rows.items():
             keys[row] = tables[rank].by_tensor(num_tensors, by_base[base_steps[rank]])
@@ -61,14 +65,15 @@ class Copies:
         self._of = np.where((keys >= 0) & (held[of] > 1), of, -1).astype(np.int32)
         self.num_groups = len(held)
         self.tensor_of = np.repeat(np.arange(num_tensors), numbered.counts)
-        unknown = np.array([key[1] == "unknown" for key in numbers], np.bool_)
+        unknown = np.zeros(len(holdings) * len(bases), np.bool_)
+        unknown[likeness[holdings.kinds == KINDS.index("unknown")]] = True
         self.declared = np.ones(len(held), np.bool_)
-        self.declared[of[keys >= 0]] = ~unknown[keys[keys >= 0]]
+        self.declared[of[keys >= 0]] = ~unknown[keys[keys >= 0] // len(bases)]
         self.any = bool((held > 1).any())
 
     def of(self, rank: int) -> npt.NDArray[np.int32]:
         """By tensor, the group of those who hold what this rank does."""
-        row: npt.NDArray[np.int32] = self._of[self._rows[rank]]
+        row: npt.NDArray[np.int32] = self._of[self._rows.get(rank, -1)]
         return row
 
     def digests(self, told: Sequence[Told]) -> tuple[IntArray, Columns]:
@@ -112,21 +117,6 @@ class Copies:
         if not keep.any():
             return None
         return rank[keep], tensor[keep], group[keep], {k: v[keep] for k, v in columns.items()}
-
-
-def _alike(
-    holdings: Sequence[Holding], base_step: int, numbers: dict[tuple[Any, ...], int]
-) -> IntArray:
-    """By holding, a number for what must be the same for two ranks to hold the same; -1: nobody else can."""
-    alike = []
-    for one in holdings:
-        is_alone = one.layout != "unknown" and not one.replica_group
-        if (not one.sizes and one.shape) or 0 in one.sizes or is_alone:
-            alike.append(-1)
-            continue
-        key = (base_step, one.layout, one.replica_group, one.offsets, one.sizes, one.shape)
-        alike.append(numbers.setdefault((*key, one.dtype), len(numbers)))
-    return np.array(alike, np.int64)
 
 
 def _most(rank: IntArray, group: IntArray, digest: npt.NDArray[np.uint64]) -> IntArray:
