@@ -14,6 +14,7 @@ from trainvitals_monitor.detectors.detector import (
     BoolArray,
     Claim,
     Detector,
+    FloatArray,
     IntArray,
     Threshold,
 )
@@ -27,9 +28,10 @@ _WINDOW = 64
 class ScheduleEndedEarly(Detector):
     """
     Detects:
-        A learning rate that came down in many small falls, has been constant above zero since, and came there after the
-        n-th part of the steps that `Contract(total_steps=)` declares, where n is the number of processes, of the backward
-        passes in a step, or their product. Info where n is none of these, and at most half of the steps were done.
+        A learning rate that came down step after step, has been constant above zero since, for long, and came there after
+        the n-th part of the steps that `Contract(total_steps=)` declares, where n is the number of processes. Info where n
+        is the number of backward passes in a step, or the product of both; or none of these, and at most half of the
+        steps were done, even if those declared are microbatches.
 
     Why it matters:
         The rest of the training, most of it, goes on at the lowest rate: it learns a fraction of what it was to learn, and
@@ -45,9 +47,11 @@ class ScheduleEndedEarly(Detector):
         Step the scheduler once per optimizer step, or give it as many steps as it is called.
 
     Misses:
-        All where the number of steps is not declared: many train on at the floor on purpose. Decays in a few steps, those
-        that end after more than half of the training, and those that go on in waves (schedule-overrun) or end at zero
-        (learning-rate-zero). A tail at the floor that is meant, and begins just there, is reported.
+        All where the number of steps is not declared: many train on at the floor on purpose. Decays in a few steps, by
+        epochs or at plateaus, those that end after more than half of the training, those in whose middle the training was
+        started again, and those that go on in waves (schedule-overrun) or end at zero (learning-rate-zero). Several
+        backward passes in a step may be microbatches or losses, so what fits them alone is info. A tail at the floor that
+        is meant, and begins just there, is reported.
     """
 
     name = "schedule-ended-early"
@@ -77,9 +81,16 @@ class ScheduleEndedEarly(Detector):
         ),
         Threshold(
             name="share",
-            default=0.25,
-            unit="steps at the floor, as a ratio of those before",
-            reason="the same, for long trainings",
+            default=1.0,
+            unit="steps at the floor, as a ratio of those before; or of half of those that were left",
+            reason="the same, for long trainings; a second phase may begin after a rest",
+        ),
+        Threshold(
+            name="at_once",
+            default=0.3,
+            unit="ratio of the falls that come one step after another",
+            reason="what is stepped too often falls at each step, of which some are not looked at; what goes by epochs or "
+            "plateaus rests in between",
         ),
         Threshold(
             name="rounding",
@@ -94,40 +105,52 @@ class ScheduleEndedEarly(Detector):
         rates, seen, total = view.group_rates, view.optimizers, view.contract.total_steps
         if rates is None or seen is None or not total:
             return
-        for group in np.flatnonzero(self._at_floor(view, rates)).tolist():
-            since = int(rates.changed[group])
-            done = since - 1 + (view.step_offset or 0)
-            parts = _parts(view)
-            slack = 1 + self.value("rounding") * done
-            fitting = [part for part in parts if abs(done - total / part) <= slack]
+        done = rates.changed - 1 + (view.step_offset or 0)
+        for group in np.flatnonzero(self._at_floor(view, rates, done, total)).tolist():
             held = np.array(sorted({i for i in seen.group_tensors[group] if i >= 0}), np.int64)
-            if len(held) and done > 0 and (fitting or 2 * done <= total + slack):
-                yield _claim(held, rates, group, done, total, fitting)
+            slack = 1 + self.value("rounding") * done[group]
+            ranks, passes = max(1, view.world_size), _passes(view)
+            parts = [part for part in (ranks, passes, ranks * passes) if part > 1]
+            fitting = [part for part in parts if abs(done[group] - total / part) <= slack]
+            if len(held) and (fitting or 2 * done[group] <= total / passes + slack):
+                severity = None if ranks in fitting else Severity.INFO
+                yield _claim(held, rates, group, int(done[group]), total, fitting, severity)
 
-    def _at_floor(self, view: View, rates: Rates) -> BoolArray:
-        """The groups whose rate has come down to where it is, and has stayed there."""
+    def _at_floor(self, view: View, rates: Rates, done: FloatArray, total: int) -> BoolArray:
+        """The groups whose rate has come down step by step to where it is, and has stayed there."""
         steps = view.step - rates.changed + 1
-        before = rates.changed - 1 - view.base_step
+        falls = np.array(rates.falls)
         with np.errstate(invalid="ignore"):
-            low = (rates.lr > 0) & (rates.lr <= self.value("depth") * rates.peak)
-            long = (steps >= self.value("steps")) & (steps >= self.value("share") * before)
-        falls: BoolArray = np.array(rates.falls) >= self.value("falls")
-        return low & long & falls
+            low = (rates.lr > 0) & (rates.lr <= self.value("depth") * rates.peak) & (done > 0)
+            least = self.value("share") * np.minimum(done, np.maximum(total - done, 0) / 2)
+            long = (steps >= self.value("steps")) & (steps >= least)
+        steadily = np.array(rates.falls_at_once) >= self.value("at_once") * falls
+        found: BoolArray = low & long & steadily & (falls >= self.value("falls"))
+        return found
 
 
-def _parts(view: View) -> list[int]:
-    """By what a scheduler may be too fast: processes, backward passes in a step, and their product."""
+def _passes(view: View) -> int:
+    """Backward passes in a step, as most of the last ones have it."""
     _, calls = view.scalar(BACKWARD_CALLS, _WINDOW)
-    passes = int(np.median(calls)) if len(calls) else 1
-    ranks = max(1, view.world_size)
-    return sorted({part for part in (ranks, passes, ranks * passes) if part > 1})
+    calls = calls[np.isfinite(calls)]
+    return max(1, int(np.median(calls))) if len(calls) else 1
 
 
 def _claim(
-    tensors: IntArray, rates: Rates, group: int, done: int, total: int, fitting: list[int]
+    tensors: IntArray,
+    rates: Rates,
+    group: int,
+    done: int,
+    total: int,
+    fitting: list[int],
+    severity: Severity | None,
 ) -> Claim:
     count, since = len(tensors), int(rates.changed[group])
-    why = ": its scheduler seems to be stepped {part} times in each." if fitting else "."
+    why = "."
+    if fitting and severity is None:
+        why = ": its scheduler seems to be stepped {part} times in each."
+    elif fitting:
+        why = ", as it would if its scheduler were stepped {part} times in each."
     return Claim(
         tensors=tensors,
         message="the learning rate of {fqn} and the {tensors} tensors of its group came down from {peak:.3g} to {lr:.3g} in "
@@ -143,6 +166,6 @@ def _claim(
         },
         first_step=since,
         last_good_step=since - 1,
-        severity=None if fitting else Severity.INFO,
+        severity=severity,
         key=f"group {group}",
     )

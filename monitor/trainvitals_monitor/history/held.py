@@ -53,8 +53,8 @@ class Rates(NamedTuple):
     `former_peak`: the largest rate before the last change, NaN if there was none; `changed`: the step of that change,
     the first one's for a group that never changed; `peak`: the largest rate so far. `halved`: by group, the steps since
     which the rate has been at or below the half, the quarter, ... of its peak; `falls`: how often it was told lower
-    since it last rose. `mirrored`: where it came up as it came down, None: it never did. `rises`: the last time that the
-    rate rose, None: it never did.
+    since it last rose; `falls_at_once`: of these, in the step after another change. `mirrored`: where it came up as it
+    came down, None: it never did. `rises`: the last time that the rate rose, None: it never did.
     """
 
     lr: FloatArray
@@ -63,6 +63,7 @@ class Rates(NamedTuple):
     peak: FloatArray
     halved: tuple[tuple[int, ...], ...]
     falls: tuple[int, ...]
+    falls_at_once: tuple[int, ...]
     mirrored: tuple[Mirror | None, ...]
     rises: tuple[Rise | None, ...]
 
@@ -152,6 +153,7 @@ class Held:
                     peak,
                     tuple(each.descent.halved for each in courses),
                     tuple(each.descent.falls for each in courses),
+                    tuple(each.descent.falls_at_once for each in courses),
                     tuple(each.mirror for each in courses),
                     tuple(each.rise for each in courses),
                 )

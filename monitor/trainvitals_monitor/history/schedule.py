@@ -21,11 +21,13 @@ MIRROR = 8
 class Descent(NamedTuple):
     """
     How far a learning rate has come down: the steps since which it has been at or below the half, the quarter, ... of its
-    peak, and how often it was lower than before since it last rose.
+    peak; how often it was lower than before since it last rose, and how often of these in the very step after another
+    change.
     """
 
     halved: tuple[int, ...] = ()
     falls: int = 0
+    falls_at_once: int = 0
 
 
 class Rise(NamedTuple):
@@ -101,11 +103,14 @@ class Course:
 
     def _descend(self, rate: float, step: int) -> None:
         self.peak = max(rate, self.peak)
-        halved, falls = self.descent
+        halved, falls, at_once = self.descent
         count = _halvings(self.peak, rate)
         new = (step,) * (count - len(halved))
-        falls = 0 if rate > self.last else falls + (rate < self.last)
-        self.descent = Descent((*halved[:count], *new), falls)
+        if rate > self.last:
+            falls = at_once = 0
+        elif rate < self.last:
+            falls, at_once = falls + 1, at_once + (step == self._changes[-1][0] + 1)
+        self.descent = Descent((*halved[:count], *new), falls, at_once)
 
     def _reflect(self, rate: float, step: int) -> None:
         changes = self._changes
@@ -142,8 +147,8 @@ class Course:
         vars(course).update(said)
         course.first = dict(said["first"])
         course.rise = None if said["rise"] is None else Rise(*said["rise"])
-        halved, falls = said["descent"]
-        course.descent = Descent(tuple(halved), falls)
+        halved, *falls = said["descent"]
+        course.descent = Descent(tuple(halved), *falls)
         course.mirror = None if said["mirror"] is None else Mirror(*said["mirror"])
         course._changes = deque(((step, rate) for step, rate in said["_changes"]), 2 * MIRROR + 1)
         return course

@@ -217,37 +217,92 @@ def second_warm_up() -> Stream:
 
 
 def _to_floor(
-    decay: int, tail: int, total: int | None = 200, ranks: int = 1, passes: int = 1
+    decay: int,
+    tail: int,
+    total: int | None = 200,
+    ranks: int = 1,
+    passes: float = 1,
+    then: Sequence[float] = (),
 ) -> Stream:
-    """Down to a tenth of the peak within `decay` steps, and `tail` more there; `passes`: backward passes in a step."""
-    contract = Contract(total_steps=total)
-    stream = Stream(["a", "b"], contract=contract, world_size=ranks)
-    stream.optimizers([["a", "b"]])
+    """
+    Down to a tenth of the peak within `decay` steps, and `tail` more there, and `then` these; `passes`: backward passes in
+    a step.
+    """
     falling = [1e-3 * (1 - 0.9 * step / decay) for step in range(decay)]
-    for rate in [*falling, *([1e-4] * tail)]:
-        calls = {"backward_calls": float(passes)} if passes > 1 else None
+    return _declared([*falling, *([1e-4] * tail), *then], total, ranks, passes)
+
+
+def _declared(
+    rates: Iterable[float], total: int | None, ranks: int = 1, passes: float = 1
+) -> Stream:
+    stream = Stream(["a", "b"], contract=Contract(total_steps=total), world_size=ranks)
+    stream.optimizers([["a", "b"]])
+    for rate in rates:
+        calls = None if passes == 1 else {"backward_calls": float(passes)}
         stream.step(values={"*": 1.0}, lr=rate, scalars=calls)
     return stream
 
 
 @SCENARIOS.fires(
-    ScheduleEndedEarly, Severity.WARNING, subject="a", first_step=51, says="stepped 4 times"
+    ScheduleEndedEarly, Severity.INFO, subject="a", first_step=51, says="were stepped 4 times"
 )
 def schedule_stepped_per_microbatch() -> Stream:
     """Four backward passes in a step, and the decay is over after a quarter of the declared steps."""
-    return _to_floor(50, 30, passes=4)
+    return _to_floor(50, 55, passes=4)
 
 
 @SCENARIOS.fires(ScheduleEndedEarly, Severity.WARNING, first_step=101, says="stepped 2 times")
 def schedule_stepped_per_process() -> Stream:
     """Two processes, and half of the steps."""
-    return _to_floor(100, 30, ranks=2)
+    return _to_floor(100, 55, ranks=2)
+
+
+@SCENARIOS.fires(ScheduleEndedEarly, Severity.WARNING, first_step=201, says="stepped 4 times")
+def schedule_stepped_per_process_where_steps_rest() -> Stream:
+    """After the first of them two of ten are looked at."""
+    stream = Stream(["a"], contract=Contract(total_steps=800), world_size=4)
+    stream.optimizers([["a"]])
+    for step in range(400):
+        looked = step < 50 or step % 10 < 2
+        rate = 1e-3 * max(0.1, 1 - 0.9 * step / 200)
+        stream.step(values={"*": 1.0}, lr=rate if looked else None)
+    return stream
+
+
+@SCENARIOS.fires(ScheduleEndedEarly, Severity.WARNING, first_step=51, says="stepped 4 times")
+def a_scalar_without_a_value() -> Stream:
+    """What the trainer logs under the agent's name is no number."""
+    return _to_floor(50, 55, ranks=4, passes=math.nan)
 
 
 @SCENARIOS.fires(ScheduleEndedEarly, Severity.INFO, first_step=41)
 def short_decay_of_a_long_training() -> Stream:
     """A fifth of the declared steps, by which nothing is stepped too often: it may be meant."""
-    return _to_floor(40, 30)
+    return _to_floor(40, 45)
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def end_declared_in_microbatches() -> Stream:
+    """Four in each of 200 steps, and the floor is reached after three quarters of those."""
+    return _to_floor(150, 50, total=800, passes=4, ranks=2)
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def two_losses_and_a_tail_that_is_meant() -> Stream:
+    """Half of the declared steps, and a `backward()` of each loss."""
+    return _to_floor(100, 90, passes=2)
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def two_stages_with_a_rest_between() -> Stream:
+    """The first takes a quarter of the declared steps, on four processes."""
+    return _to_floor(50, 20, ranks=4, then=[1e-4 + 1e-5 * step for step in range(50)])
+
+
+@SCENARIOS.silent(ScheduleEndedEarly)
+def plateaus_down_to_their_floor() -> Stream:
+    """A tenth less at every fifth step, until an eighth of the declared steps, on as many processes."""
+    return _declared([max(1e-4, 1e-3 * 0.9 ** (step // 5)) for step in range(230)], 880, ranks=8)
 
 
 @SCENARIOS.silent(ScheduleEndedEarly)

@@ -4,11 +4,16 @@ The base of detectors: thresholds per tensor, and looking back.
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
+import numpy as np
+import pytest
+
+from tests.monitor.detectors import rate_scenarios
 from tests.monitor.detectors.movement_scenarios import held_with_a_gradient_and_still
-from tests.monitor.stream import feed
+from tests.monitor.stream import Stream, feed
 from trainvitals_monitor.detectors.parameter_stuck import ParameterStuck
+from trainvitals_monitor.detectors.schedule_ended_early import ScheduleEndedEarly
 from trainvitals_monitor.detectors.stretch import stretch_of
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.overrides import Tuning
@@ -35,3 +40,12 @@ def test_a_stretch_ends_at_the_last_good_look() -> None:
     assert stretch.looks.tolist() == [2, 3, 0]
     assert stretch.first_step.tolist() == [7, 5, -1]
     assert stretch.last_good_step.tolist() == [6, -1, 8]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [rate_scenarios.end_declared_in_microbatches, rate_scenarios.plateaus_down_to_their_floor],
+)
+def test_a_sound_schedule_is_not_even_worth_knowing(make: Callable[[], Stream]) -> None:
+    """Info, too, has to be about something."""
+    assert make().engine([ScheduleEndedEarly]).findings == []
