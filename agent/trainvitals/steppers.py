@@ -5,11 +5,16 @@ Which optimizers really step, and which of their steps are none.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch.optim import Optimizer
 
 from trainvitals.scalar import number_of
+
+_PLAIN = frozenset({float, int, np.float64})
+"""Types of numbers that can be compared without asking anybody else's code."""
 
 
 def plain_optimizers(optimizer: Optimizer) -> list[Optimizer]:
@@ -71,8 +76,8 @@ def is_phantom(optimizer: Optimizer) -> bool:
 def has_rate(optimizer: Optimizer) -> bool:
     """At a glance: groups of its own, the first of which has a learning rate above 0 (not a tensor's). 0.2 us."""
     groups = optimizer.param_groups
-    rate = groups[0].get("lr") if groups else None
-    return isinstance(rate, (float, int)) and rate > 0
+    rate: Any = groups[0].get("lr") if groups else None
+    return type(rate) in _PLAIN and bool(rate > 0)
 
 
 @torch.no_grad()
