@@ -25,7 +25,7 @@ from trainvitals_monitor.replay import replay
 
 
 @dataclass(frozen=True)
-class Told:
+class Shown:
     """A finding above info, and the step (the trainer's) at which a monitor would have shown it."""
 
     detector: str
@@ -41,10 +41,10 @@ class Result:
     """What was said of a case's twins; `hit` is the earliest finding that counts."""
 
     case: Case
-    hit: Told | None = None
-    early: list[Told] = field(default_factory=list)
-    others: list[Told] = field(default_factory=list)
-    alarms: list[Told] = field(default_factory=list)
+    hit: Shown | None = None
+    early: list[Shown] = field(default_factory=list)
+    others: list[Shown] = field(default_factory=list)
+    alarms: list[Shown] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -103,14 +103,14 @@ def judge(
     return result
 
 
-def listen(folder: Path, reference: Reference | None = None) -> list[Told]:
+def listen(folder: Path, reference: Reference | None = None) -> list[Shown]:
     """What the engine says above info about the frames, as it was told."""
     told = []
     for engine in replay(folder, make=Listener, reference=reference):
         assert isinstance(engine, Listener)
         assert not engine.detector_failures, engine.last_failure
         told += [
-            Told(
+            Shown(
                 detector=finding.detector,
                 severity=finding.severity.value,
                 first_step=finding.first_step,
@@ -124,7 +124,7 @@ def listen(folder: Path, reference: Reference | None = None) -> list[Told]:
     return sorted(told, key=lambda one: (one.told_step, one.first_step))
 
 
-def sort_out(result: Result, told: Iterable[Told]) -> None:
+def sort_out(result: Result, told: Iterable[Shown]) -> None:
     """Hit, too early, or of another family; a second one that fits is no hit."""
     fits = FITS.get(result.case.family)
     for one in told:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.cases import CORPUS, Case, read_corpus
 from benchmarks.detection import table, write_docs
 from benchmarks.fits import FITS
-from benchmarks.judging import Result, Told, sort_out, totals, worse
+from benchmarks.judging import Result, Shown, sort_out, totals, worse
 
 
 def case(**fields: object) -> Case:
@@ -20,10 +20,10 @@ def case(**fields: object) -> Case:
     return Case(name="case_99_a", id="99", family="tied", **given)  # type: ignore[arg-type]
 
 
-def told(detector: str, first_step: int, told_step: int | None = None) -> Told:
+def told(detector: str, first_step: int, told_step: int | None = None) -> Shown:
     """A warning that names a first wrong step, and was told at a step."""
     step = first_step if told_step is None else told_step
-    return Told(detector, "warning", first_step, step, ["w"], "It is wrong.")
+    return Shown(detector, "warning", first_step, step, ["w"], "It is wrong.")
 
 
 def test_the_whole_corpus_is_read() -> None:
@@ -46,7 +46,7 @@ def test_the_whole_corpus_is_read() -> None:
     ],
     ids=["right and in time", "before the onset", "of another family"],
 )
-def test_what_is_a_hit(said: Told, hit: str | None, early: int, others: int) -> None:
+def test_what_is_a_hit(said: Shown, hit: str | None, early: int, others: int) -> None:
     """It must fit the family and must not come before the fault does."""
     result = Result(case())
     sort_out(result, [said])

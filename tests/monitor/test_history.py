@@ -21,7 +21,7 @@ from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.history import View
 from trainvitals_monitor.history.held import Held
-from trainvitals_monitor.history.rates import Told
+from trainvitals_monitor.history.rates import RatesTold
 from trainvitals_monitor.history.series import WINDOW_BYTES, Window
 
 Ask = Callable[[View], Any]
@@ -624,12 +624,12 @@ def test_of_ranks_that_hold_the_same_the_lowest_is_asked() -> None:
     other = replace(seen, group_tensors=[[1, 2]])
     for rank, told, rate in ((3, other, 0.3), (2, seen, 0.2), (1, seen, 0.1)):
         held.saw(rank, told)
-        held.rates({rank: Told(np.array([0]), np.array([rate]), np.array([0.0]))}, 1)
+        held.rates({rank: RatesTold(np.array([0]), np.array([rate]), np.array([0.0]))}, 1)
     assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
     assert held.mask(4).tolist() == [True, True, True, False]
     held.saw(0, seen)  # and has not said its rates yet
     assert held.lr(4).tolist()[:3] == [0.1, 0.1, 0.3]
-    held.rates({0: Told(np.array([0]), np.array([0.05]), np.array([0.0]))}, 2)
+    held.rates({0: RatesTold(np.array([0]), np.array([0.05]), np.array([0.0]))}, 2)
     assert held.lr(4).tolist()[:3] == [0.05, 0.05, 0.3]
 
 
@@ -641,8 +641,8 @@ def test_ranks_that_were_told_other_rates_part() -> None:
     for rank, said in ((0, seen), (1, other)):
         held.saw(rank, said)
 
-    def told(rate: float) -> Told:
-        return Told(np.array([0]), np.array([rate]), np.array([0.5]))
+    def told(rate: float) -> RatesTold:
+        return RatesTold(np.array([0]), np.array([rate]), np.array([0.5]))
 
     held.rates({0: told(0.1), 1: told(0.1)}, 1)
     held.rates({0: told(0.1), 1: told(0.4)}, 2)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from trainvitals.frame import OptimizersSeen
 from trainvitals_monitor.history.optimizers import merged
-from trainvitals_monitor.history.rates import GroupRates, Told
+from trainvitals_monitor.history.rates import GroupRates, RatesTold
 from trainvitals_monitor.history.schedule import Course, Mirror, Rise, Schedule
 
 FloatArray = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ class Held:
         self._report(rank).optimizers(optimizers)
         self._lr = self._group_rates = self._mask = self._merged = self._deciding = None
 
-    def rates(self, told: Mapping[int, Told], step: int) -> None:
+    def rates(self, told: Mapping[int, RatesTold], step: int) -> None:
         """
         Learning rates and weight decays of ranks' parameter groups, from this step on.
 

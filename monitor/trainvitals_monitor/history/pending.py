@@ -4,18 +4,16 @@ The rows of one step, as they wait until it is judged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from trainvitals_monitor.history.gathering import Gathering
+from trainvitals_monitor.history.merge import Rows
 
 if TYPE_CHECKING:
     from trainvitals_monitor.history.ranks import Ranks
-
-Rows = Mapping[str, npt.NDArray[Any]]
 
 
 class Pending:

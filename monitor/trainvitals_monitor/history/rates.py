@@ -28,7 +28,7 @@ _COLUMNS = (
 )
 
 
-class Told(NamedTuple):
+class RatesTold(NamedTuple):
     """Learning rate and weight decay of some groups, as one frame has them."""
 
     groups: npt.NDArray[np.int64]
@@ -61,7 +61,7 @@ class GroupRates:
         self.decayed_through = np.full_like(self.decayed, step - 1)
         self.former_peak = np.full_like(self.former_peak, np.nan)
 
-    def tell(self, told: Told, step: int) -> None:
+    def tell(self, told: RatesTold, step: int) -> None:
         """From this step on."""
         if step < self.through:
             return

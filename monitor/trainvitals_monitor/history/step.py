@@ -22,8 +22,9 @@ from trainvitals.facts import (
 from trainvitals_monitor.history.by_rank import TABLES as TABLES_BY_RANK
 from trainvitals_monitor.history.expert_loads import routing_of
 from trainvitals_monitor.history.gathering import told_by
-from trainvitals_monitor.history.pending import Pending, Rows
-from trainvitals_monitor.history.rates import Told
+from trainvitals_monitor.history.merge import Rows
+from trainvitals_monitor.history.pending import Pending
+from trainvitals_monitor.history.rates import RatesTold
 
 if TYPE_CHECKING:
     from trainvitals_monitor.history.attempt import AttemptHistory
@@ -88,7 +89,7 @@ def _rates(attempt: AttemptHistory, pending: Pending, step: int) -> None:
         if "lr" in columns:
             groups = columns["group"]
             decay = columns.get("weight_decay", np.full(len(groups), np.nan))
-            told[rank] = Told(groups, columns["lr"], decay)
+            told[rank] = RatesTold(groups, columns["lr"], decay)
     if told:
         attempt.held.rates(told, step)
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.frame import CheckpointSeen, Event, Header, StepsAttempted, TensorInfo
-from trainvitals_monitor.history.pending import Pending, Rows
+from trainvitals_monitor.history.merge import Rows
+from trainvitals_monitor.history.pending import Pending
 
 if TYPE_CHECKING:
     from trainvitals_monitor.history.ranks import Ranks
