@@ -39,7 +39,6 @@ _REPLY_SUBJECTS = 64
 _SUMMARY_EVERY = 64
 _EVER = 1 << 62
 
-
 Sender = tuple[str, int]
 """An attempt's key and a rank of it."""
 
@@ -115,8 +114,9 @@ class LiveRun:
                 stored["key"], stored["world_size"], stored["started_at"], stored["id"], stored["judged_through"]
             )  # fmt: skip
             live._attempts[attempt.key] = by_id[stored["id"]] = attempt
-            for floor in store.floors(stored["id"]):
-                attempt.ranks[floor["rank"]] = Received(floor["floor"])
+            floors = {row["rank"]: row["floor"] for row in store.floors(stored["id"])}
+            attempt.ranks = {rank: Received(floor) for rank, floor in floors.items()}
+            live.engine.history.forgot(attempt.key, floors)
             attempt.places.tensors = store.places(stored["id"], "tensor")
             attempt.places.scalars = store.places(stored["id"], "scalar")
             live.engine.history.restore(attempt.key, store.lasting(stored["id"]))
@@ -145,10 +145,8 @@ class LiveRun:
             # Whatever is wrong with one frame, the others are the run, and other runs share the transaction.
             _LOG.exception("a stored frame of run %r can't be read any more", self.name)
             self._counters.errors["read-back"] += 1
-        # Frames that were forgotten leave gaps in the numbers, for which the engine would wait.
-        history = self.engine.history.get(attempt.key)
-        if history is not None:
-            history.give_up_waiting()
+            lost = {frame.rank: max(received.floor, frame.seq + 1)}
+            self.engine.history.forgot(attempt.key, lost)
 
     # -- the worker's side -------------------------------------------------------------------------------------------
 

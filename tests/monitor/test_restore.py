@@ -14,7 +14,7 @@ import pytest
 from tests.monitor.raw_frames import frame
 from tests.monitor.runs import faulty, healthy
 from tests.monitor.serving import serving
-from tests.monitor.stream import Stream
+from tests.monitor.stream import Stream, tensor
 from trainvitals_monitor import forgetting, roster
 from trainvitals_monitor.config import Config, Limits
 from trainvitals_monitor.history.lasting import lasting_of
@@ -232,6 +232,33 @@ def test_an_attempt_that_left_memory_is_read_step_by_step(tmp_path: Path) -> Non
         again = http.get_json("/api/v1/runs/run/series", tensor="w", attempt="attempt-1")
     assert (live["every"], live["steps"]) == (1, list(range(1, 21)))
     assert again == live
+
+
+@pytest.mark.parametrize("cuts", [[7], [5, 7, 9]])
+def test_a_frame_on_its_way_at_a_restart_is_not_late(tmp_path: Path, cuts: list[int]) -> None:
+    """A rank's next frame has come before it: the step is judged when both are there, as without a restart."""
+    stream = Stream(
+        [tensor("w", layout="unknown", offsets=[0], sizes=[64])], world_size=2, base_step=3
+    )
+    for step in range(4, 10):
+        stream.step(values={"w": float(step)}, gradients={"w": float(step)})
+    stream.flush()
+    frames = [
+        stream.frames[i] for i in (0, 1, 2, 3, 5, 6, 7, 8, 9, 4, *range(10, len(stream.frames)))
+    ]
+    told = []
+    for number, ends in enumerate(([], cuts)):
+        for start, end in zip([0, *ends], [*ends, None], strict=True):
+            with serving(Config(store=str(tmp_path / f"{number}"))) as http:
+                http.push_all(frames[start:end])
+                attempt = http.monitor.roster.get("run").engine.history.current
+                assert attempt is not None
+                stats = ("norm", "grad_norm", "grad_replicas")
+                series = [attempt.window.series(stat, 0)[1].tolist() for stat in stats]
+                dropped = dict(attempt.dropped)
+        told.append((series, dropped))
+    assert told[0] == ([[4.0, 5.0, 6.0, 7.0, 8.0, 9.0]] * 2 + [[2.0] * 6], {})
+    assert told[0] == told[1]
 
 
 def test_a_stored_frame_that_cannot_be_read_takes_nothing_with_it(tmp_path: Path) -> None:

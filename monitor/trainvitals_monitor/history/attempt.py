@@ -15,13 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.contract import Contract, matches
-from trainvitals.frame import (
-    CheckpointSeen,
-    Header,
-    OptimizersSeen,
-    StepsAttempted,
-    TensorInfo,
-)
+from trainvitals.frame import CheckpointSeen, Header, OptimizersSeen, StepsAttempted, TensorInfo
 from trainvitals_monitor.header import contract_of
 from trainvitals_monitor.history.beginning import Beginning
 from trainvitals_monitor.history.by_rank import ByRank
@@ -103,7 +97,7 @@ class AttemptHistory:
         """Takes a frame, in any order; False if it came before."""
         if not self.check(header, tables):
             return False
-        rank = self.ranks.setdefault(header.rank, Rank(header))
+        rank = self.ranks.get_or_make(header)
         self.started_at = min(self.started_at, header.started_at)
         for due_header, due_tables in rank.arrive(header, tables):
             self._take(rank, due_header, due_tables)

@@ -41,8 +41,10 @@ class Rank:
     `complete_through`: facts up to this step are in; `named` is its tensor table.
     """
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, floor: int = 0) -> None:
         self.rank = header.rank
+        self.floor = floor
+        """Frames below it that are missing will not come: they were forgotten."""
         self.process = header.process
         self.base_step = header.base_step
         self.named = Named()
@@ -89,18 +91,22 @@ class Rank:
             return
         self._held[header.seq] = (header, tables)
         yield from self._due()
+        while self._held and self._next_seq < self.floor:
+            yield from self._skip_to(min(self.floor, *self._held))
         while self._held and self._may_skip():
             yield from self.skip()
 
     def skip(self) -> Iterator[tuple[Header, Tables]]:
         """Gives up waiting for the missing frame; yields what follows it."""
         if self._held:
-            lowest = min(self._held)
-            self.has_gaps = True
-            # Only the last ones are remembered: a frame from before them that still comes counts as a duplicate.
-            self._skipped |= set(range(max(self._next_seq, lowest - MAX_HELD), lowest))
-            self._next_seq = lowest
-            yield from self._due()
+            yield from self._skip_to(min(self._held))
+
+    def _skip_to(self, seq: int) -> Iterator[tuple[Header, Tables]]:
+        self.has_gaps = True
+        # Only the last ones are remembered: a frame from before them that still comes counts as a duplicate.
+        self._skipped |= set(range(max(self._next_seq, seq - MAX_HELD), seq))
+        self._next_seq = seq
+        yield from self._due()
 
     def _due(self) -> Iterator[tuple[Header, Tables]]:
         while self._next_seq in self._held:

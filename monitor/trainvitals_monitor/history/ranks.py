@@ -4,6 +4,8 @@ The ranks of one attempt: how far all of them are, and which of them hold what p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from trainvitals.errors import BadFrame
@@ -33,6 +35,7 @@ class Ranks(dict[int, Rank]):
         self.step_offset: int | None = None
         """The trainer's step number minus ours, as the lowest rank that knows it says."""
         self._offset_from = world_size
+        self._floors: dict[int, int] = {}
         self.holdings = Holdings()
         """What their tensor tables hold, in numbers."""
         self._parts: Parts | None = None
@@ -66,6 +69,20 @@ class Ranks(dict[int, Rank]):
         if len(self._tensors) + len(new) > MAX_TENSORS:
             raise BadFrame(f"more than {MAX_TENSORS} tensors in one attempt")
         return True
+
+    def get_or_make(self, header: Header) -> Rank:
+        """The rank that a frame is from."""
+        rank = self.get(header.rank)
+        if rank is None:
+            rank = self[header.rank] = Rank(header, self._floors.get(header.rank, 0))
+        return rank
+
+    def forgot(self, floors: Mapping[int, int]) -> None:
+        """By rank, the number below which frames that are missing were forgotten; nobody waits for them."""
+        self._floors |= floors
+        for number, floor in floors.items():
+            if number in self:
+                self[number].floor = floor
 
     def says(self, rank: Rank, info: TensorInfo) -> bool:
         """Whether the rank has named this tensor and says of it what it said before."""

@@ -4,6 +4,8 @@ A run: its attempts one after another, and what each leaves to the next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainvitals.frame import Header
 from trainvitals_monitor.history.attempt import AttemptHistory
 from trainvitals_monitor.history.comparison import Comparison
@@ -28,6 +30,7 @@ class RunHistory:
         self._attempts: dict[str, AttemptHistory] = {}
         self._gone: set[str] = set()
         self._lasting: dict[str, Lasting] = {}
+        self._floors: dict[str, dict[int, int]] = {}
         self.attempts_seen = 0
         self.comparison: Comparison | None = None
         self.unknown_reference = ""
@@ -47,6 +50,12 @@ class RunHistory:
         """What the store kept of an attempt's forgotten steps, if it forgot any; before its frames are given again."""
         if lasting is not None:
             self._lasting[key] = Lasting(lasting)
+
+    def forgot(self, key: str, floors: Mapping[int, int]) -> None:
+        """Frames of an attempt that will not be given again, nor come: by rank, those below this number."""
+        self._floors.setdefault(key, {}).update(floors)
+        if key in self._attempts:
+            self._attempts[key].ranks.forgot(floors)
 
     @property
     def attempts(self) -> list[AttemptHistory]:
@@ -90,6 +99,7 @@ class RunHistory:
         attempt = self._attempts.get(header.attempt)
         if attempt is None:
             attempt = self._attempts[header.attempt] = AttemptHistory(header)
+            attempt.ranks.forgot(self._floors.get(header.attempt, {}))
             attempt.comparison = self.comparison
             attempt.lasting = self._lasting.pop(header.attempt, None)
             self.attempts_seen += 1
