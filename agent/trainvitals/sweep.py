@@ -104,9 +104,13 @@ def nonfinite_counts(parts: Sequence[torch.Tensor], part_norms: Floats) -> npt.N
 
 
 @torch.no_grad()
-def extremes(parts: Sequence[torch.Tensor]) -> tuple[Floats, Floats]:
-    """Smallest and largest elements; nan where an element is NaN, and where `can_extremes` says no."""
-    low, high = np.full(len(parts), np.nan), np.full(len(parts), np.nan)
+def extremes(parts: Sequence[torch.Tensor]) -> tuple[Floats, Floats, Floats]:
+    """
+    Smallest and largest elements, and the sums of all; nan where an element is NaN, and where `can_extremes` says no.
+
+    Large parts have no sum: that would be a pass of its own.
+    """
+    low, high, total = np.full((3, len(parts)), np.nan)
     readable = [row for row, part in enumerate(parts) if can_extremes(part)]
     small = [row for row in readable if parts[row].numel() <= MIXED]
     for batch in batches(parts, small):
@@ -116,10 +120,11 @@ def extremes(parts: Sequence[torch.Tensor]) -> tuple[Floats, Floats]:
         with np.errstate(invalid="ignore"):
             low[batch] = np.minimum.reduceat(values, starts)
             high[batch] = np.maximum.reduceat(values, starts)
+            total[batch] = np.add.reduceat(values, starts, dtype=np.float64)
     for row in readable:
         if parts[row].numel() > MIXED:
             low[row], high[row] = _extremes(parts[row])
-    return low, high
+    return low, high, total
 
 
 def _large_square_sum(part: torch.Tensor, widener: Widener) -> float:

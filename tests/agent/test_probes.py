@@ -116,7 +116,7 @@ def test_ranges_are_told_of_watched_tensors_and_small_buffers() -> None:
     model.expert_bias.copy_(torch.tensor([-2.0, 1.0, 0.5, 3.0]))
     rig.round(torch.optim.SGD(model.parameters(), lr=0.1))
     row = rig.row("extremes", "expert_bias")
-    assert (row["low"], row["high"]) == (-2.0, 3.0)
+    assert (row["low"], row["high"], row["total"]) == (-2.0, 3.0, 2.5)
     assert not rig.rows("extremes", "small.weight")
 
 

@@ -68,10 +68,10 @@ def test_many_at_once(kinds: list[tuple[torch.dtype, int]]) -> None:
     """Norms and ranges of a mixed list are those of each tensor alone, in the list's order."""
     warnings.filterwarnings("ignore", message="ComplexHalf support is experimental")
     tensors = [random_of(dtype, size) for dtype, size in kinds]
-    found, (low, high) = norms(tensors), extremes(tensors)
+    found, ranges = norms(tensors), extremes(tensors)
     for row, tensor in enumerate(tensors):
         assert found[row] == pytest.approx(norms([tensor])[0], rel=1e-12)
-        np.testing.assert_array_equal((low[row], high[row]), np.ravel(extremes([tensor])))
+        np.testing.assert_array_equal([one[row] for one in ranges], np.ravel(extremes([tensor])))
 
 
 @pytest.mark.parametrize("size", [100, 50_000, 600_000])
@@ -140,20 +140,22 @@ def test_strides_do_not_matter(name: str, dtype: torch.dtype) -> None:
     tensor = strided()[name].mul(10).to(dtype)
     if not tensor.is_contiguous() or name != "expanded":
         tensor = tensor.as_strided(tensor.shape, tensor.stride())
-    low, high = extremes([tensor])
+    low, high, _ = extremes([tensor])
     assert norms([tensor])[0] == pytest.approx(truth(tensor), rel=3e-7)
     assert (low[0], high[0]) == (float(tensor.double().min()), float(tensor.double().max()))
 
 
 def test_ranges() -> None:
-    """Smallest and largest element, large or small, whole numbers and fp8 too; NaN is passed on."""
+    """Smallest and largest element, large or small, whole numbers and fp8 too; the sum of small ones; NaN is passed on."""
     large = torch.randn(400_000)
     large[9], large[-1] = -77, 88
     spoiled = torch.tensor([1.0, NAN, 2.0])
     fp8 = torch.tensor([1.0, -448.0]).to(torch.float8_e4m3fn)
-    low, high = extremes([large, spoiled, fp8, torch.tensor([True, False]), torch.tensor([7])])
+    parts = [large, spoiled, fp8, torch.tensor([True, False, True]), torch.tensor([7])]
+    low, high, total = extremes(parts)
     np.testing.assert_array_equal(low, [-77, NAN, -448, 0, 7])
     np.testing.assert_array_equal(high, [88, NAN, 1, 1, 7])
+    np.testing.assert_array_equal(total, [NAN, NAN, -447, 2, 7])
 
 
 def odd() -> dict[str, torch.Tensor]:
@@ -191,7 +193,7 @@ def test_what_has_no_order() -> None:
         assert not can_extremes(tensor)
     assert norms([torch.empty(0, 7), torch.empty(0, dtype=torch.int64)]).tolist() == [0, 0]
     assert norms([]).tolist() == []
-    assert [len(part) for part in extremes([])] == [0, 0]
+    assert [len(part) for part in extremes([])] == [0, 0, 0]
 
 
 def test_nothing_of_the_trainer_is_touched() -> None:

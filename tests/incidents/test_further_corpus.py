@@ -28,7 +28,7 @@ FOUND = {
     "145": ("dropout-lost", 20),
     "149": ("resume-discontinuity", 46),
     "201": ("wrong-from-initialisation", 0),
-    "206": ("frozen-parameter-moved", 0),
+    "206": ("frozen-parameter-moved", 1),
     "207": ("tensor-unregistered", 0),
     "217": ("learning-rate-zero", 0),
     "225": ("base-weights-moved", 20),

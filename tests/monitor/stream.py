@@ -599,7 +599,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
             "since": 1,
         },
         "gradients": {"grad_norm": number or 0.0, "grad_missing": int(number is None)},
-        "extremes": {"low": number, "high": number},
+        "extremes": {"low": number, "high": number, "total": 0.0},
         "counters": {"optimizer_step": number},
         "decays": {"due": number, "fell": 0},
         "moments": {"first_moment": number, "second_moment": number, "moment_bits": 32}
@@ -623,6 +623,7 @@ def _row(table: str, given: Any, info: TensorInfo) -> dict[str, Any]:
         row |= {"squares": number * number * size, "largest": 3 * number}
     if table == "extremes" and not columns:
         row["low"], row["high"] = given
+        row["total"] = (row["low"] + row["high"]) / 2 * size
     if table == "updates" and columns:
         row |= {"changed": size, "lost": 0}
     if table == "digests":

@@ -34,10 +34,16 @@ VALUES = Table(
 )
 EXTREMES = Table(
     name="extremes",
-    help="The smallest and largest element: of watched tensors, and of small tensors looked at whole.",
+    help="The smallest and largest element, and their sum: of watched tensors, and of small buffers, looked at whole.",
     columns=(
         Column(name="low", dtype="float64", merge=Merge.MIN, help="smallest element"),
         Column(name="high", dtype="float64", merge=Merge.MAX, help="largest element"),
+        Column(
+            name="total",
+            dtype="float64",
+            merge=Merge.SUM,
+            help="sum of the elements; NaN for a tensor of over 1,024",
+        ),
     ),
 )
 UPDATES = Table(

@@ -111,5 +111,5 @@ def _report_extremes(look: Look, indices: list[int], parts: list[torch.Tensor]) 
     rows = [row for row, part in enumerate(parts) if can_extremes(part)]
     if not rows:
         return
-    low, high = extremes([parts[row] for row in rows])
-    look.add("extremes", [indices[row] for row in rows], low=low, high=high)
+    low, high, total = extremes([parts[row] for row in rows])
+    look.add("extremes", [indices[row] for row in rows], low=low, high=high, total=total)

@@ -30,8 +30,8 @@ _RECOVERY = 1.02
 class ExpertBiasDrift(Detector):
     """
     Detects:
-        An expert bias whose smallest and largest element move together, the same way and by the same amount at every
-        look (all experts are pushed alike); or whose spread is above the range of sigmoid scores and still widens at
+        An expert bias whose elements all move the same way and by the same amount at every look, as the smallest, the
+        largest and the sum of all say; or whose spread is above the range of sigmoid scores and still widens at
         every look (the bias no longer balances); or that grows for the experts with many tokens and shrinks for those with
         few, look after look, while the load is uneven and gets no more even (the sign is wrong).
 
@@ -57,7 +57,7 @@ class ExpertBiasDrift(Detector):
     family = "moe"
     severity = Severity.WARNING
     summary = "An expert bias drifts one way without end."
-    reads = ("low", "high", "follows", "effective_experts", "fed")
+    reads = ("low", "high", "total", "follows", "effective_experts", "fed")
     alert = Alert(hold="5m", summary="An expert bias drifts one way without end")
     thresholds = (
         Threshold(
@@ -106,9 +106,10 @@ class ExpertBiasDrift(Detector):
             return
         low, _ = look_back(view, "low", length, suspects)
         high, _ = look_back(view, "high", length, suspects)
+        total, _ = look_back(view, "total", length, suspects)
         if len(low) < length:
             return
-        together = _together(low, high)
+        together = _together(low, high, total / view.tensors.numel[suspects])
         wide = self._running_apart(view, low, high, suspects)
         evidence = (view, suspects, low, high)
         yield from _claim(*evidence, together, "all experts' elements of {fqn} moved alike")
@@ -144,7 +145,9 @@ class ExpertBiasDrift(Detector):
         """Whether the last two looks alone allow a drift: cheap, and False for nearly all."""
         low = view.window("low", 2)[0][:, suspects]
         high = view.window("high", 2)[0][:, suspects]
-        return _together(low, high) | self._running_apart(view, low, high, suspects)
+        total = view.window("total", 2)[0][:, suspects]
+        together = _together(low, high, total / view.tensors.numel[suspects])
+        return together | self._running_apart(view, low, high, suspects)
 
     def _running_apart(
         self, view: View, low: FloatArray, high: FloatArray, suspects: IntArray
@@ -156,13 +159,17 @@ class ExpertBiasDrift(Detector):
         return widening
 
 
-def _together(low: FloatArray, high: FloatArray) -> BoolArray:
-    """Both ends moved by the same amount at every look, and never back."""
-    down, up = np.diff(low, axis=0), np.diff(high, axis=0)
+def _together(low: FloatArray, high: FloatArray, mean: FloatArray) -> BoolArray:
+    """
+    Both ends and the mean of all moved by the same amount at every look, and never back.
+
+    Both ends alone may do so for long in a bias that balances well, while others turn around between them.
+    """
+    moves = np.stack([np.diff(low, axis=0), np.diff(high, axis=0), np.diff(mean, axis=0)])
     with np.errstate(invalid="ignore"):
-        same = np.abs(down - up) <= 1e-2 * np.maximum(np.abs(down), np.abs(up))
-        one_way = np.all(up > 0, axis=0) | np.all(up < 0, axis=0)
-        together: BoolArray = np.all(same, axis=0) & one_way
+        same = np.ptp(moves, axis=0) <= 1e-2 * np.abs(moves).max(axis=0)
+        one_way = (moves > 0).all(axis=(0, 1)) | (moves < 0).all(axis=(0, 1))
+        together: BoolArray = same.all(axis=0) & one_way
     return together
 
 

@@ -5,6 +5,7 @@ Runs for lora-a-growth, lora-b-stuck, lora-dead and expert-bias-drift.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
@@ -161,7 +162,7 @@ def adapter_of_an_idle_expert() -> Stream:
     return _train([1.2] * 20, [0.0] * 20, grad_b=0.0)
 
 
-def _bias(ends: Callable[[int], tuple[float, float]], steps: int = 80) -> Stream:
+def _bias(ends: Callable[[int], Any], steps: int = 80) -> Stream:
     stream = Stream([tensor(BIAS, kind="buffer", shape=[4]), "w"])
     for step in range(steps):
         stream.step(values={"*": 1.0}, extremes={BIAS: ends(step)})
@@ -178,6 +179,14 @@ def all_experts_pushed_alike() -> Stream:
 def experts_run_apart() -> Stream:
     """Wider than the scores, and wider at every step."""
     return _bias(lambda step: (-0.6 - 0.01 * step, 0.6 + 0.01 * step))
+
+
+@SCENARIOS.silent(ExpertBiasDrift)
+def both_ends_pushed_alike() -> Stream:
+    """The largest and the smallest sink; what lies between them comes up, so that all together stay where they are."""
+    return _bias(
+        lambda step: {"low": -0.001 * step - 0.02, "high": 0.3 - 0.001 * step, "total": 0.0}
+    )
 
 
 @SCENARIOS.silent(ExpertBiasDrift)
