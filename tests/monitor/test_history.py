@@ -699,3 +699,25 @@ def test_what_became_of_a_tensor_before_the_first_step_is_what_training_started_
     assert engine.history.current is not None
     assert engine.history.current.judged_steps == 2
     assert engine.findings == []
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["a frame a step", "one frame"])
+def test_a_row_of_the_table_holds_from_its_events_step_on(
+    monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """However many steps are in the frame that brings it; also where it is again what it was in the end."""
+    stream = Stream([tensor("cache", shape=[8]), "w"])
+    stream.step(values={"*": 1.0})
+    stream.flush()
+    if at_once:
+        monkeypatch.setattr(stream, "_send", lambda *_, **__: None)
+    for length in (8, 12, 12, 16, 8):
+        stream.flush()
+        if length != stream.infos[0][0].shape[0]:
+            stream.slot("cache", "storage", "shape")
+            stream.retensor("cache", shape=[length])
+        stream.step(values={"*": 1.0})
+    monkeypatch.undo()
+    stream.flush()
+    shapes = looks(stream, lambda view: view.tensors.shape[0])
+    assert shapes[:6] == [(8,), (8,), (12,), (12,), (16,), (8,)]

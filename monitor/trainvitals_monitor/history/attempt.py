@@ -35,7 +35,7 @@ from trainvitals_monitor.history.series import Window
 from trainvitals_monitor.history.step import Pace, absorb
 from trainvitals_monitor.history.tensors import TensorTable
 from trainvitals_monitor.history.view import EventAt, View
-from trainvitals_monitor.history.waiting import EVER, Item, LateRows, Waiting
+from trainvitals_monitor.history.waiting import EVER, Item, LateRows, Waiting, steps_of_changes
 
 T = TypeVar("T")
 
@@ -122,11 +122,13 @@ class AttemptHistory:
         self.ranks.heard(rank)
         self._declare(header)
         rank.make_room(header.tensors)
-        for info in header.tensors:
+        steps = steps_of_changes(header)
+        for place, info in enumerate(header.tensors):
             if not rank.named.has(info.index):
                 self.ranks.place(rank, info)
-            elif not self.ranks.says(rank, info):
-                self._waiting.add_change(header, rows_promised, info)
+            elif place in steps or not self.ranks.says(rank, info):
+                after = max(rows_promised, steps.get(place, 0) - 1)
+                self._waiting.add_change(header, after, info)
         for what, lost in header.dropped.items():
             self.dropped[what] += lost
         self._waiting.add_events(header, promised)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals.frame import CheckpointSeen, Event, Header, StepsAttempted, TensorInfo
+from trainvitals.frame import CheckpointSeen, Event, Header, SlotChanged, StepsAttempted, TensorInfo
 from trainvitals_monitor.history.merge import Rows
 from trainvitals_monitor.history.pending import Pending
 
@@ -67,9 +67,9 @@ class Waiting:
             shared = self._world_size > 1 and isinstance(event, CheckpointSeen)
             (self._late if event.step <= promised or shared else self._events).append(item)
 
-    def add_change(self, header: Header, promised: int, info: TensorInfo) -> None:
-        """A row of the rank's tensor table that is not what it was: it holds from the next step on."""
-        self._changes.append(Item(promised, header.rank, header.seq, info.index, info))
+    def add_change(self, header: Header, after: int, info: TensorInfo) -> None:
+        """A row of the rank's tensor table that is not what it was: it holds in the steps after this one."""
+        self._changes.append(Item(after, header.rank, header.seq, info.index, info))
 
     def add_rows(
         self, header: Header, promised: int, table: str, columns: Mapping[str, npt.NDArray[Any]]
@@ -154,3 +154,21 @@ class Waiting:
 def _split(items: list[Item], wanted: Callable[[Item], bool]) -> tuple[list[Item], list[Item]]:
     taken = [item for item in items if wanted(item)]
     return taken, [item for item in items if not wanted(item)] if taken else items
+
+
+def steps_of_changes(header: Header) -> dict[int, int]:
+    """
+    By place in the frame's tensor table, the step of the event that the row came with; a frame may be about many steps.
+
+    An agent tells both together, so the last row about a tensor belongs to the last event about it, and so on backwards.
+    """
+    events: dict[int, list[int]] = {}
+    for event in header.events:
+        if isinstance(event, SlotChanged):
+            events.setdefault(event.tensor, []).append(event.step)
+    found: dict[int, int] = {}
+    for place in range(len(header.tensors) - 1, -1, -1) if events else ():
+        steps = events.get(header.tensors[place].index)
+        if steps:
+            found[place] = steps.pop()
+    return found
