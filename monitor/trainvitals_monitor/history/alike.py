@@ -13,9 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from trainvitals.facts import GRADIENT_REPLICAS, REPLICAS, SKETCHES
-from trainvitals_monitor.history.replicas import Columns, Copies, IntArray, Told
+from trainvitals_monitor.history.replicas import (
+    NONE,
+    Columns,
+    Copies,
+    IntArray,
+    Told,
+    largest_of,
+    lowest_of,
+)
 
-_NONE = np.iinfo(np.int32).max
 _DIGEST_COLUMNS = ("digest", "count", "square_sum", *SKETCHES)
 
 
@@ -30,9 +37,9 @@ class Gradients:
         length = copies.num_groups
         self._count = np.zeros(length, np.int32)
         self._high, self._low = np.full(length, -np.inf), np.full(length, np.inf)
-        self._lowest = np.full(length, _NONE, np.int32)
+        self._lowest = np.full(length, NONE, np.int32)
         self._norm = np.full(length, np.nan)  # that of the lowest rank
-        self._apart = np.full(length, _NONE, np.int32)
+        self._apart = np.full(length, NONE, np.int32)
 
     def knows(self, rank: int) -> bool:
         """Whether this rank was compared."""
@@ -67,8 +74,8 @@ class Gradients:
         found, row = np.unique(self._copies.tensor_of[several], return_inverse=True)
         return found, {
             "grad_replicas": _total(row, self._count[several], len(found)),
-            "grad_spread": _largest(row, spread, len(found)),
-            "grad_apart": _lowest(row, self._apart[several], len(found)),
+            "grad_spread": largest_of(row, spread, len(found)),
+            "grad_apart": lowest_of(row, self._apart[several], len(found)),
         }
 
 
@@ -82,7 +89,7 @@ class Digests:
         self._ranks: set[int] = set()
         length = copies.num_groups
         self._count = np.zeros(length, np.int32)
-        self._lowest = np.full(length, _NONE, np.int32)
+        self._lowest = np.full(length, NONE, np.int32)
         self._digest = np.zeros(length, np.uint64)
         self._elements = np.zeros(length, np.int64)
         self._differ = np.zeros(length, np.bool_)
@@ -116,10 +123,10 @@ class Digests:
         length = len(found)
         columns: Columns = {
             "replicas": _total(row, self._count[several], length),
-            "replicas_declared": _lowest(row, self._copies.declared[several], length),
+            "replicas_declared": lowest_of(row, self._copies.declared[several], length),
             "replicas_apart": np.zeros(length, np.int64),
             "replica_apart": np.full(length, -1),
-            "replica_like": _lowest(row, self._lowest[several], length),
+            "replica_like": lowest_of(row, self._lowest[several], length),
             "replica_distance": np.zeros(length),
         }
         if self._differ.any():
@@ -143,20 +150,4 @@ def _of(told: Told, wanted: npt.NDArray[np.bool_]) -> Told:
 def _total(row: IntArray, values: npt.NDArray[np.int32], length: int) -> IntArray:
     made = np.zeros(length, np.int64)
     np.add.at(made, row, values)
-    return made
-
-
-def _lowest(row: IntArray, ranks: npt.NDArray[np.generic], length: int) -> IntArray:
-    """-1 where there is none."""
-    made = np.full(length, _NONE, np.int64)
-    np.minimum.at(made, row, ranks.astype(np.int64))
-    made[made == _NONE] = -1
-    return made
-
-
-def _largest(
-    row: IntArray, values: npt.NDArray[np.float64], length: int
-) -> npt.NDArray[np.float64]:
-    made = np.zeros(length)
-    np.maximum.at(made, row, values)
     return made

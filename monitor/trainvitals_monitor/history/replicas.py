@@ -17,6 +17,9 @@ import numpy.typing as npt
 from trainvitals.facts import SKETCHES
 from trainvitals_monitor.history.holdings import KINDS, Holdings, Named, Numbered
 
+NONE = np.iinfo(np.int32).max
+"""Stands for no rank where the lowest is looked for."""
+
 IntArray = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -88,7 +91,7 @@ class Copies:
         )
         distance = np.where(apart, _distance(columns, like), 0.0)
         found, row_of = np.unique(tensor, return_inverse=True)
-        lowest = _lowest(row_of[apart], rank[apart], len(found))
+        lowest = lowest_of(row_of[apart], rank[apart], len(found))
         # The one that it differs from is of its own group: under HSDP other ranks hold other parts.
         shown = np.where(lowest[row_of] < 0, True, apart & (rank == lowest[row_of]))
         return found, {
@@ -96,8 +99,8 @@ class Copies:
             "replicas_declared": _least(row_of, self.declared[group], len(found), 1),
             "replicas_apart": np.bincount(row_of[apart], minlength=len(found)),
             "replica_apart": lowest,
-            "replica_like": _lowest(row_of[shown], rank[like[shown]], len(found)),
-            "replica_distance": _largest(row_of, distance, len(found)),
+            "replica_like": lowest_of(row_of[shown], rank[like[shown]], len(found)),
+            "replica_distance": largest_of(row_of, distance, len(found)),
         }
 
     def _joined(
@@ -150,16 +153,17 @@ def _least(row: IntArray, values: npt.NDArray[Any], length: int, start: int) -> 
     return made
 
 
-def _lowest(row: IntArray, rank: IntArray, length: int) -> IntArray:
-    none = np.iinfo(np.int64).max
-    made = _least(row, rank, length, none)
-    made[made == none] = -1
+def lowest_of(row: IntArray, ranks: npt.NDArray[Any], length: int) -> IntArray:
+    """By row, the lowest of the ranks; -1 where there is none, or only NONE."""
+    made = _least(row, ranks, length, NONE)
+    made[made == NONE] = -1
     return made
 
 
-def _largest(
+def largest_of(
     row: IntArray, values: npt.NDArray[np.float64], length: int
 ) -> npt.NDArray[np.float64]:
+    """By row, the largest of the values, none of which is below 0."""
     made = np.zeros(length)
     np.maximum.at(made, row, values)
     return made
