@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.monitor.onlooker import onlooker
 from tests.monitor.stream import Stream, feed, tensor
 from trainvitals.frame import Frame, TensorInfo, decode, encode
-from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
 from trainvitals_monitor.engine import Engine
-from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.history import View
 
@@ -82,26 +81,14 @@ def _seen(frames: Iterable[bytes]) -> dict[int, dict[str, Any]]:
     """By step, the bytes of all that a view shows at the last look at it."""
     found: dict[int, dict[str, Any]] = {}
 
-    class Asking(Detector):
-        """Asks and claims nothing."""
+    def see(view: View) -> None:
+        order = np.array([view.tensors.index_of(name) for name in NAMES], np.int64)
+        found[view.step] = {
+            **{stat: view.now(stat)[order].tobytes() for stat in STATS},
+            "lr": view.lr[order].tobytes(),
+        }
 
-        name = "asking"
-        family = "numbers"
-        severity = Severity.INFO
-        summary = "for tests"
-        reads = ()
-        alert = Alert(summary="for tests")
-
-        def look(self, view: View) -> Iterable[Claim]:
-            """Nothing to claim."""
-            order = np.array([view.tensors.index_of(name) for name in NAMES], np.int64)
-            found[view.step] = {
-                **{stat: view.now(stat)[order].tobytes() for stat in STATS},
-                "lr": view.lr[order].tobytes(),
-            }
-            return []
-
-    engine = Engine("run", [Asking])
+    engine = Engine("run", [onlooker(see)])
     feed(engine, frames)
     engine.finish()
     assert not engine.detector_failures, engine.last_failure

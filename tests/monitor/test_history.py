@@ -4,20 +4,19 @@ The history: what a view shows of frames, how ranks' parts make one row, and wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.monitor.onlooker import onlooker
 from tests.monitor.stream import Stream, digest_of, feed, tensor
 from trainvitals.facts import SERIES, VALUES
 from trainvitals.frame import OptimizersSeen, SlotChanged, TensorInfo, decode
 from trainvitals.roles import Role
-from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
 from trainvitals_monitor.engine import Engine
-from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.history import View
 from trainvitals_monitor.history.held import Held
@@ -30,23 +29,7 @@ Ask = Callable[[View], Any]
 def looks(stream: Stream, ask: Ask) -> list[Any]:
     """What `ask` answers at each look that an engine makes at the stream."""
     answers: list[Any] = []
-
-    class Asking(Detector):
-        """Asks and claims nothing."""
-
-        name = "asking"
-        family = "numbers"
-        severity = Severity.INFO
-        summary = "for tests"
-        reads = ()
-        alert = Alert(summary="for tests")
-
-        def look(self, view: View) -> Iterable[Claim]:
-            """Nothing to claim."""
-            answers.append(ask(view))
-            return []
-
-    engine = stream.engine([Asking])
+    engine = stream.engine([onlooker(lambda view: answers.append(ask(view)))])
     assert not engine.detector_failures, engine.last_failure
     return answers
 
