@@ -32,7 +32,8 @@ TILE = 8
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
-Series = tuple[npt.NDArray[np.int64], Floats]
+Steps = npt.NDArray[np.int64]
+Series = tuple[Steps, Floats]
 """Steps that were looked at, and the values there."""
 
 _INTEGERS = (("u1", 0xFF), ("u2", 0xFFFF), ("u4", 0xFFFF_FFFF))
@@ -51,7 +52,7 @@ class Chunk:
 
 
 def pack(
-    steps: npt.NDArray[np.int64],
+    steps: Steps,
     statistics: Mapping[str, tuple[Floats, Bools]],
     first_step: int | None = None,
 ) -> Chunk | None:
@@ -100,44 +101,57 @@ def pack(
 
 def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: str) -> Series:
     """One statistic of one of the blob's records; empty if there is none of it."""
-    return unpack_record(first_step, layout, blob, record, (statistic,))[0]
+    return unpack_record(layout, ((first_step, blob),), record, (statistic,))[0]
 
 
 def unpack_record(
-    first_step: int, layout: str, blob: bytes, record: int, statistics: Sequence[str]
+    layout: str, chunks: Sequence[tuple[int, bytes]], record: int, statistics: Sequence[str]
 ) -> list[Series]:
-    """Some statistics of one of the blob's records, inflated once at most, and as far as the last of them."""
+    """
+    Some statistics of one record, over chunks (first step, blob) of one layout, in their order.
+
+    A chunk is inflated once at most, and as far as the last of the statistics; all are decoded together.
+    """
     form = _form(layout)
-    steps, plain, packed = _opened(first_step, form, blob)
     fields = [form.fields.get(statistic, _NO_FIELD) for statistic in statistics]
-    second = b""
-    if any(field.packed_bytes for field in fields):
-        end = max(field.packed_at + field.packed_bytes for field in fields)
-        second = zlib.decompressobj().decompress(packed, record * form.packed_bytes + end)
-    found = []
-    for field in fields:
-        if field is _NO_FIELD:
-            found.append((np.empty(0, np.int64), np.empty(0)))
-            continue
-        at, other = record * form.plain_bytes, record * form.packed_bytes
-        values, seen = _decode_all(
-            np.frombuffer(plain, np.uint8, field.plain_bytes, at + field.plain_at)[None, :],
-            np.frombuffer(second, np.uint8, field.packed_bytes, other + field.packed_at)[None, :]
-            if field.packed_bytes
-            else _NOTHING,
-            field.encoding,
-            form.num_steps,
-        )
-        if field.encoding.endswith("+"):
-            found.append((steps[seen[:, 0]], values[:, 0][seen[:, 0]]))
-        else:
-            found.append((steps, values[:, 0]))
-    return found
+    at, other = record * form.plain_bytes, record * form.packed_bytes
+    ends = [field.packed_at + field.packed_bytes for field in fields if field.packed_bytes]
+    packed_bytes = max(ends, default=0)
+    steps: list[Steps] = []
+    plain: list[memoryview] = []
+    packed: list[bytes] = []
+    for first_step, blob in chunks:
+        own, rows, deflated = _opened(first_step, form, blob)
+        part, second = rows[at : at + form.plain_bytes], b""
+        if packed_bytes:
+            second = zlib.decompressobj().decompress(deflated, other + packed_bytes)[other:]
+        if len(part) < form.plain_bytes or len(second) < packed_bytes:
+            continue  # the tensor came later: its tile was shorter then
+        steps.append(own)
+        plain.append(part)
+        packed.append(second)
+    if not steps:
+        return [_NO_SERIES] * len(fields)
+    all_steps = np.concatenate(steps)
+    columns = np.frombuffer(b"".join(plain), np.uint8).reshape(len(steps), form.plain_bytes)
+    others = np.frombuffer(b"".join(packed), np.uint8).reshape(len(steps), packed_bytes)
+    return [_series(all_steps, form.num_steps, field, columns, others) for field in fields]
+
+
+def _series(steps: Steps, num_steps: int, field: _Field, plain: Bytes, packed: Bytes) -> Series:
+    """One statistic, of the two parts [m, bytes] of m records that follow one another."""
+    if field is _NO_FIELD:
+        return _NO_SERIES
+    values, seen = field.decode(plain, packed, num_steps)
+    if not field.encoding.endswith("+"):
+        return steps, values.T.ravel()
+    looked = seen.T.ravel()
+    return steps[looked], values.T.ravel()[looked]
 
 
 def unpack_tile(
     first_step: int, layout: str, blob: bytes
-) -> tuple[npt.NDArray[np.int64], dict[str, tuple[Floats, Bools]]]:
+) -> tuple[Steps, dict[str, tuple[Floats, Bools]]]:
     """The blob's steps [k], and all its statistics as `pack` was given them: values and seen, [k, n], n up to TILE."""
     form = _form(layout)
     steps, plain, packed = _opened(first_step, form, blob)
@@ -146,13 +160,7 @@ def unpack_tile(
     rows = np.frombuffer(plain, np.uint8).reshape(count, form.plain_bytes)
     others = np.frombuffer(second, np.uint8).reshape(count, form.packed_bytes)
     return steps, {
-        name: _decode_all(
-            rows[:, field.plain_at : field.plain_at + field.plain_bytes],
-            others[:, field.packed_at : field.packed_at + field.packed_bytes],
-            field.encoding,
-            form.num_steps,
-        )
-        for name, field in form.fields.items()
+        name: field.decode(rows, others, form.num_steps) for name, field in form.fields.items()
     }
 
 
@@ -165,9 +173,18 @@ class _Field(NamedTuple):
     packed_at: int
     packed_bytes: int
 
+    def decode(self, plain: Bytes, packed: Bytes, num_steps: int) -> tuple[Floats, Bools]:
+        """Values and seen, [k, n], of the two parts of n records."""
+        return _decode_all(
+            plain[:, self.plain_at : self.plain_at + self.plain_bytes],
+            packed[:, self.packed_at : self.packed_at + self.packed_bytes],
+            self.encoding,
+            num_steps,
+        )
+
 
 _NO_FIELD = _Field("", 0, 0, 0, 0)
-_NOTHING = np.empty((1, 0), np.uint8)
+_NO_SERIES: Series = (np.empty(0, np.int64), np.empty(0))
 
 
 class _Form(NamedTuple):
@@ -195,19 +212,19 @@ def _form(layout: str) -> _Form:
     return _Form(count, head.endswith("~"), head.startswith("z"), fields, plain, packed)
 
 
-def _opened(
-    first_step: int, form: _Form, blob: bytes
-) -> tuple[npt.NDArray[np.int64], bytes, bytes]:
-    """The steps, and the two sections, the second one still deflated."""
-    steps = first_step + np.arange(form.num_steps, dtype=np.int64)
+def _opened(first_step: int, form: _Form, blob: bytes) -> tuple[Steps, memoryview, memoryview]:
+    """The steps, and the two sections, the second one still deflated; nothing is copied."""
+    rest = memoryview(blob)
     if form.has_steps:
         steps = np.frombuffer(blob, "<i8", form.num_steps)
-        blob = blob[8 * form.num_steps :]
+        rest = rest[steps.nbytes :]
+    else:
+        steps = np.arange(first_step, first_step + form.num_steps, dtype=np.int64)
     if not form.deflated:
-        return steps, blob, b""
-    (length,) = _LENGTH.unpack_from(blob)
+        return steps, rest, rest[:0]
+    (length,) = _LENGTH.unpack_from(rest)
     bound = _LENGTH.size + length
-    return steps, blob[_LENGTH.size : bound], blob[bound:]
+    return steps, rest[_LENGTH.size : bound], rest[bound:]
 
 
 def _encode(values: Floats, seen: Bools) -> tuple[str, Bytes, Bytes]:

@@ -6,6 +6,8 @@ Older steps may be left in a coarser tier only, and the newest are not in a coar
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -40,28 +42,31 @@ def read(store: Store, place: Place, first: int, last: int, every: int) -> Thinn
     Cost: 20 us for 128 entries.
     """
     every = min(every, TIERS[-1])
-    rows = _chunks(store, place, first, last, every)
-    begin = rows[0].first_step if rows else last + 1
-    end = rows[-1].first_step + span(every) if rows else first
-    parts = [*_older(store, place, first, begin - 1, every), *(row.entries for row in rows)]
-    parts += _newer(store, place, end, last, every)
+    found = _found(store, place, first, last, every)
+    parts = [
+        *_older(store, place, first, found.begin - 1, every),
+        *found.entries,
+        *_newer(store, place, found.end, last, every),
+    ]
     whole = joined(parts) if parts else Thinned(np.empty(0, np.int64), *[np.empty(0)] * 3)
     return whole.part((whole.steps >= first) & (whole.steps <= last))
 
 
-class _Chunk(NamedTuple):
-    first_step: int
-    entries: Thinned
+class _Found(NamedTuple):
+    """What a tier has, and the steps that its chunks are about."""
+
+    begin: int
+    end: int
+    entries: list[Thinned]
 
 
 def _older(store: Store, place: Place, first: int, last: int, every: int) -> list[Thinned]:
     """Steps that this tier has nothing of any more, as far as coarser ones have."""
     if every == TIERS[-1] or first > last:
         return []
-    rows = _chunks(store, place, first, last, every * FACTOR)
-    begin = rows[0].first_step if rows else last + 1
-    mine = [row.entries.part(row.entries.steps <= last) for row in rows]
-    return [*_older(store, place, first, begin - 1, every * FACTOR), *mine]
+    found = _found(store, place, first, last, every * FACTOR)
+    mine = [entries.part(entries.steps <= last) for entries in found.entries]
+    return [*_older(store, place, first, found.begin - 1, every * FACTOR), *mine]
 
 
 def _newer(store: Store, place: Place, first: int, last: int, every: int) -> list[Thinned]:
@@ -69,23 +74,26 @@ def _newer(store: Store, place: Place, first: int, last: int, every: int) -> lis
     if every == 1 or first > last:
         return []
     every //= FACTOR
-    rows = _chunks(store, place, first, last, every)
-    end = max(first, rows[-1].first_step + span(every)) if rows else first
-    mine = [row.entries.part(row.entries.steps >= first) for row in rows]
-    return [*mine, *_newer(store, place, end, last, every)]
+    found = _found(store, place, first, last, every)
+    mine = [entries.part(entries.steps >= first) for entries in found.entries]
+    return [*mine, *_newer(store, place, found.end, last, every)]
 
 
-def _chunks(store: Store, place: Place, first: int, last: int, every: int) -> list[_Chunk]:
-    kind = kind_of(place.kind, every)
-    return [
-        _Chunk(row["first_step"], _entries(place, row["first_step"], row["layout"], row["blob"]))
-        for row in store.chunks(place.attempt_id, kind, place.tile, first, last)
+def _found(store: Store, place: Place, first: int, last: int, every: int) -> _Found:
+    """The chunks that overlap these steps: those of one layout, which is most of them, are unpacked together."""
+    rows = store.chunks(place.attempt_id, kind_of(place.kind, every), place.tile, first, last)
+    if not rows:
+        return _Found(last + 1, first, [])
+    entries = [
+        _entries(place, layout, [(row.first_step, row.blob) for row in alike])
+        for layout, alike in groupby(rows, key=attrgetter("layout"))
     ]
+    return _Found(rows[0].first_step, rows[-1].first_step + span(every), entries)
 
 
-def _entries(place: Place, first_step: int, layout: str, blob: bytes) -> Thinned:
+def _entries(place: Place, layout: str, chunks: list[tuple[int, bytes]]) -> Thinned:
     names = (place.stat, place.stat + LOW, place.stat + HIGH)
-    whole, low, high = unpack_record(first_step, layout, blob, place.record, names)
+    whole, low, high = unpack_record(layout, chunks, place.record, names)
     if not len(low[0]):  # of single steps
         low = high = whole
     return Thinned(*whole, low[1], high[1])

@@ -75,7 +75,7 @@ def _chunks(store: Store, attempt_id: int) -> Remembered | None:
         for row in store.chunks(attempt_id, "tensor", tile, -1, _EVER)[:kept]:
             for record in range(min(TILE, len(fqns) - tile * TILE)):
                 for stat in STATS:
-                    series = unpack(row["first_step"], row["layout"], row["blob"], record, stat)
+                    series = unpack(row.first_step, row.layout, row.blob, record, stat)
                     parts.append((stat, tile * TILE + record, series))
     steps = np.unique(np.concatenate([np.empty(0, np.int64), *(one[2][0] for one in parts)]))
     if not len(steps):
@@ -97,6 +97,6 @@ def _scalars(store: Store, attempt_id: int) -> Iterator[tuple[str, dict[int, flo
     for name, tile in store.places(attempt_id, "scalar").items():
         found: dict[int, float] = {}
         for row in store.chunks(attempt_id, "scalar", tile, -1, _EVER):
-            steps, values = unpack(row["first_step"], row["layout"], row["blob"], 0, "value")
+            steps, values = unpack(row.first_step, row.layout, row.blob, 0, "value")
             found |= dict(zip(steps.tolist(), values.tolist(), strict=True))
         yield name, found

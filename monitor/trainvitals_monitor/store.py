@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, func, select
@@ -26,7 +26,8 @@ from trainvitals_monitor.store_file import (
     read_file,
     resolve_path,
 )
-from trainvitals_monitor.writing import CHUNKS, StoredFrame, Writing, chunks_wanted
+from trainvitals_monitor.stored_chunks import StoredChunk, stored_chunks
+from trainvitals_monitor.writing import StoredFrame, Writing
 
 _FRAME = select(schema.frames).where(schema.frames.c.id == bindparam("frame"))
 
@@ -135,9 +136,10 @@ class Store:
 
     def chunks(
         self, attempt_id: int, kind: str, tile: int, first: int, last: int
-    ) -> list[RowMapping]:
-        """The chunks (first_step, last_step, layout, blob) of one tile that overlap the range of steps, in order."""
-        return self.rows(CHUNKS, **chunks_wanted(attempt_id, kind, tile, first, last))
+    ) -> list[StoredChunk]:
+        """The chunks of one tile that overlap the range of steps, in order."""
+        with closing(self._engine.raw_connection()) as connection:
+            return stored_chunks(connection, attempt_id, kind, tile, first, last)
 
     def size_bytes(self) -> int:
         """Bytes on disk, the log included."""

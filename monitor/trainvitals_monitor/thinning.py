@@ -59,7 +59,7 @@ class Thinning:
     def _thin(self, writing: Writing, start: int) -> None:
         end = start + span(self.every)
         rows = writing.chunks(self.attempt_id, self._before, self.tile, start, end - 1)
-        parts = [unpack_tile(row["first_step"], row["layout"], row["blob"]) for row in rows]
+        parts = [unpack_tile(row.first_step, row.layout, row.blob) for row in rows]
         chunk = thin_tile(parts, start, self.every) if parts else None
         if chunk is not None:
             kind = kind_of(self.kind, self.every)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals_monitor.chunks import Bools, Chunk, Floats, pack
+from trainvitals_monitor.chunks import Bools, Chunk, Floats, Steps, pack
 
 TIERS = (1, 16, 256)
 """Steps that one entry stands for."""
@@ -25,7 +25,6 @@ LEAST_KEPT_STEPS = 2 * FACTOR * ENTRIES
 """Fewer can't be kept one by one: a chunk of the next tier is about half as many."""
 LOW, HIGH = ".low", ".high"
 
-Steps = npt.NDArray[np.int64]
 Tile = tuple[Steps, Mapping[str, tuple[Floats, Bools]]]
 """As chunks.unpack_tile gives it."""
 

@@ -5,7 +5,6 @@ One transaction of the store: what may be written within it. `Store.writing()` o
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -13,56 +12,20 @@ from typing import Any
 
 from sqlalchemy import Connection, CursorResult, RowMapping, bindparam, func, select
 from sqlalchemy.dialects.sqlite import dialect, insert
-from sqlalchemy.exc import DBAPIError
 
 from trainvitals_monitor import schema
 from trainvitals_monitor.chunks import Chunk
+from trainvitals_monitor.driver import direct
 from trainvitals_monitor.findings import Finding
-from trainvitals_monitor.tiers import span_of
+from trainvitals_monitor.stored_chunks import StoredChunk, stored_chunks
 
-# The statement of every frame is compiled once and given to the driver as text: SQLAlchemy's way through takes as long
-# again as SQLite does for the row. The others are made once, because its cache of compiled ones goes by the object.
+# The statement of every frame is compiled once (see driver.py). The others are made once, because SQLAlchemy's cache of
+# compiled ones goes by the object.
 _FRAME_COLUMNS = [column.name for column in schema.frames.columns if not column.primary_key]
 _FRAME_ROW = attrgetter(*_FRAME_COLUMNS)
 _ADD_FRAME = str(insert(schema.frames).compile(dialect=dialect(), column_keys=_FRAME_COLUMNS))
 _ADD_SERIES = insert(schema.series)
 _PUT_CHUNK = insert(schema.chunks).prefix_with("OR REPLACE")
-
-CHUNKS = (
-    select(
-        schema.chunks.c.first_step,
-        schema.chunks.c.last_step,
-        schema.chunks.c.layout,
-        schema.chunks.c.blob,
-    )
-    .where(
-        schema.chunks.c.attempt_id == bindparam("attempt_id"),
-        schema.chunks.c.kind == bindparam("kind"),
-        schema.chunks.c.tile == bindparam("tile"),
-        schema.chunks.c.first_step.between(bindparam("begin"), bindparam("last")),
-        schema.chunks.c.last_step >= bindparam("first"),
-    )
-    .order_by(schema.chunks.c.first_step)
-)
-"""The chunks of one tile that overlap a range of steps, in order; see `chunks_wanted`."""
-
-
-def chunks_wanted(
-    attempt_id: int, kind: str, tile: int, first: int, last: int
-) -> dict[str, int | str]:
-    """
-    What CHUNKS is asked with. Chunks that begin a span before `first` are too short to reach it: without this bound, which
-    the index knows, every chunk of the tile is looked at.
-    """
-    begin = first - span_of(kind)
-    return {
-        "attempt_id": attempt_id,
-        "kind": kind,
-        "tile": tile,
-        "begin": begin,
-        "first": first,
-        "last": last,
-    }
 
 
 @dataclass(frozen=True)
@@ -102,13 +65,8 @@ class Writing:
 
     def add_frames(self, frames: Sequence[StoredFrame]) -> None:
         """Frames that are not there yet."""
-        cursor = self._connection.connection.cursor()
-        try:
+        with direct(self._connection.connection, _ADD_FRAME) as cursor:
             cursor.executemany(_ADD_FRAME, [_FRAME_ROW(frame) for frame in frames])
-        except sqlite3.Error as error:
-            raise DBAPIError.instance(_ADD_FRAME, None, error, sqlite3.Error) from error
-        finally:
-            cursor.close()
 
     def put_mark(self, attempt_id: int, judged_through: int) -> None:
         """How far the attempt has been judged."""
@@ -181,10 +139,9 @@ class Writing:
 
     def chunks(
         self, attempt_id: int, kind: str, tile: int, first: int, last: int
-    ) -> list[RowMapping]:
+    ) -> list[StoredChunk]:
         """As `Store.chunks`, with what this transaction has written."""
-        values = chunks_wanted(attempt_id, kind, tile, first, last)
-        return list(self._connection.execute(CHUNKS, values).mappings())
+        return stored_chunks(self._connection.connection, attempt_id, kind, tile, first, last)
 
     def first_steps(self, attempt_id: int, kind: str) -> tuple[int, int] | None:
         """Where the first and the last of the attempt's chunks of this kind begin."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from trainvitals_monitor import schema
-from trainvitals_monitor.chunks import TILE, Bools, Floats, pack, unpack
+from trainvitals_monitor.chunks import TILE, Bools, Floats, pack, unpack, unpack_record
 from trainvitals_monitor.filesystem import file_system
 from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.packed import pack_frame, unpack_frame
@@ -333,6 +333,28 @@ def test_a_chunk_without_the_statistic_has_nothing_of_it() -> None:
     assert (len(steps), len(values)) == (0, 0)
 
 
+def test_a_tensor_that_came_later_has_nothing_in_chunks_of_before() -> None:
+    """The tile was shorter then, whatever its encoding; what the later chunk has is told."""
+    rng = np.random.default_rng(0)
+    for looks in (np.ones((10, TILE)), rng.integers(0, 2, (10, TILE))):
+        values, seen = rng.random((10, TILE)), looks.astype(np.bool_)
+        early = pack(np.arange(10), {"norm": (values[:, :3], seen[:, :3])})
+        later = pack(np.arange(10, 20), {"norm": (values, seen)})
+        assert early is not None
+        assert later is not None
+        assert early.layout == later.layout
+        both = [(0, early.blobs[0] or b""), (10, later.blobs[0] or b"")]
+        for record, wanted in ((2, both), (3, both[1:]), (TILE - 1, both[1:])):
+            alone = [unpack(first, later.layout, blob, record, "norm") for first, blob in wanted]
+            (steps, found), (unknown, _) = unpack_record(
+                later.layout, both, record, ("norm", "low")
+            )
+            assert steps.tolist() == [step for one in alone for step in one[0]]
+            assert found.tolist() == [value for one in alone for value in one[1]]
+            assert len(unknown) == 0
+        assert len(unpack(0, early.layout, both[0][1], 3, "norm")[0]) == 0
+
+
 def test_chunks_are_found_by_attempt_tile_and_range(tmp_path: Path) -> None:
     """Only those that overlap the range, in order; one of the same start is replaced."""
     store = Store(str(tmp_path))
@@ -348,7 +370,7 @@ def test_chunks_are_found_by_attempt_tile_and_range(tmp_path: Path) -> None:
             writing.put_chunk(attempt_id, "tensor", chunk)
     for tile in (0, 1):
         rows = store.chunks(attempt_id, "tensor", tile, 5, 15)
-        assert [row["first_step"] for row in rows] == [0, 10]
+        assert [row.first_step for row in rows] == [0, 10]
     assert store.chunks(attempt_id, "scalar", 0, 5, 15) == []
     assert store.chunks(attempt_id, "tensor", 2, 5, 15) == []
     store.close()

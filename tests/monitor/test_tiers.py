@@ -158,9 +158,9 @@ def test_old_steps_are_deleted_once_thinner_ones_say_what_they_said(tmp_path: Pa
     fine = store.chunks(attempt_id, "tensor", 1, -1, 1 << 53)
     middle = store.chunks(attempt_id, "tensor/16", 1, -1, 1 << 53)
     coarse = store.chunks(attempt_id, "tensor/256", 1, -1, 1 << 53)
-    assert steps - kept - 2 * span(16) < fine[0]["first_step"] <= steps - kept
-    assert steps - 16 * kept - 2 * span(256) < middle[0]["first_step"] <= steps - 16 * kept
-    assert coarse[0]["first_step"] == 0
+    assert steps - kept - 2 * span(16) < fine[0].first_step <= steps - kept
+    assert steps - 16 * kept - 2 * span(256) < middle[0].first_step <= steps - 16 * kept
+    assert coarse[0].first_step == 0
     found = read(store, Place(attempt_id, "tensor", 1, 2, "norm"), -1, 1 << 53, 1)
     values = _value(np.arange(steps), 10)
     series = Thinned(np.arange(steps), values, values, values)
