@@ -177,7 +177,7 @@ def measure(training: Training, steps: int, reads: int, rate: float) -> str:
         f"{stored / 1e6:.0f} MB, while {came:.0f} frames of {TENSORS} tensors x {STATISTICS} statistics a second come in "
         f"({rate:g} were meant to; the server, reads included, used {share:.0%} of a core). {reads} reads of each; "
         f"milliseconds over HTTP, median (quartiles). The aim is a median below {TARGET_MS:g} ms while frames come in{_missed(busy)}. What "
-        f"a read takes beyond its CPU is waiting for the frame that is being judged (between two the worker lets reads go "
+        f"a read takes beyond its CPU is waiting for the stage that a frame is in (between two the worker lets reads go "
         f"first), for a core, and for the interpreter's lock."
     )
     figures = table(

@@ -1,5 +1,5 @@
 """
-Who asks goes first: between two frames the worker waits for questions that are being answered, for a moment at most.
+Who asks goes first: between the stages of a frame the worker waits for questions that are being answered, for a moment at most.
 
 A read gives up the interpreter's lock some dozen times (each row of the store, each chunk that it inflates), and next to
 a worker that computes it waits for it as often: an answer that takes 2 ms took 6. Without the worker beside it it takes
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PAUSE_S = 0.005
-"""Before one frame at most: longer than most answers take."""
+"""Before one stage at most: longer than most answers take."""
 SHARE = 0.5
 """Of the worker's time at most, so that no number of readers keeps frames out."""
 
@@ -45,7 +45,7 @@ class Courtesy:
         """
         Wait until nobody asks, but no longer than PAUSE_S, nor than the worker's SHARE allows.
 
-        The worker's, before each frame, with no lock held. A microsecond if nobody asks.
+        The worker's, before each stage of a frame, with no lock held. A microsecond if nobody asks.
         """
         now = time.monotonic()
         earned = SHARE / (1 - SHARE) * (now - self._since)

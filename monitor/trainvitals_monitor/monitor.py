@@ -16,7 +16,9 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -196,13 +198,9 @@ class Monitor:
 
     def _process(self, group: list[_Waiting], taken: list[_Taken]) -> None:
         for waiting in group:
-            # Frames that have to wait for each other already don't wait for readers, too.
-            if len(self._queue) < _GROUP_FRAMES:
-                with self.counters.timed("pause"):
-                    self.courtesy.pause()
             self._take(waiting, taken)
         try:
-            with self.counters.timed("store"):
+            with self._stage("store"):
                 self._commit([one.run for one in taken if one.is_new])
         except (SQLAlchemyError, OSError) as error:
             _LOG.error("the store could not be written: %s", error)
@@ -219,11 +217,21 @@ class Monitor:
             one.waiting.answer.set_result(one.run.answer(duplicate=not one.is_new))
         self.roster.evict()
 
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """A part of a frame's way, timed; whoever asks goes first."""
+        # Frames that have to wait for each other already don't wait for readers, too.
+        if len(self._queue) < _GROUP_FRAMES:
+            with self.counters.timed("pause"):
+                self.courtesy.pause()
+        with self.counters.timed(name):
+            yield
+
     def _take(self, waiting: _Waiting, taken: list[_Taken]) -> None:
         try:
-            with self.counters.timed("decode"):
+            with self._stage("decode"):
                 arrival = read_frame(waiting.blob, self.config.limits)
-            with self.counters.timed("judge"):
+            with self._stage("judge"):
                 run, is_new = self._judge(arrival)
         except Refusal as refusal:
             waiting.answer.set_exception(refusal)

@@ -20,6 +20,8 @@ from tests.monitor.serving import Client, serving
 from tests.monitor.stream import Stream
 from trainvitals_monitor.config import Config
 from trainvitals_monitor.courtesy import SHARE, Courtesy
+from trainvitals_monitor.ingest import Arrival
+from trainvitals_monitor.live import LiveRun
 from trainvitals_monitor.models import RunOut
 from trainvitals_monitor.monitor import Monitor
 from trainvitals_monitor.queries import Queries
@@ -102,6 +104,28 @@ def test_the_worker_waits_for_a_question(http: Client, monkeypatch: pytest.Monke
         question.told.set()
         accepted.result(30)
         assert answer.result(30).status_code == 200
+
+
+def test_a_frame_that_was_judged_is_stored_after_the_question(
+    http: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that comes while a frame is judged need not wait for all that is left of its way."""
+    make_patient(http.monitor, monkeypatch)
+    question, take = Hanging(monkeypatch), LiveRun.take
+    with ThreadPoolExecutor() as pool:
+
+        def asked_meanwhile(live: LiveRun, arrival: Arrival) -> bool:
+            pool.submit(http.get, "/api/v1/runs")
+            assert question.begun.wait(60)
+            return take(live, arrival)
+
+        monkeypatch.setattr(LiveRun, "take", asked_meanwhile)
+        accepted = http.monitor.submit(frame("next"))
+        with pytest.raises(TimeoutError):
+            accepted.result(0.5)
+        assert not http.monitor.roster.get("next").is_empty
+        question.told.set()
+        accepted.result(30)
 
 
 def test_a_question_that_hangs_keeps_no_frame_out(
