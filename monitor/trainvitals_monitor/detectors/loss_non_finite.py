@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from trainvitals.facts import BACKWARD_SCALAR
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector, Threshold
 from trainvitals_monitor.detectors.losses import training_losses
 from trainvitals_monitor.findings import Severity
@@ -20,6 +21,9 @@ class LossNonFinite(Detector):
     """
     Detects:
         A logged training loss that is NaN or infinite: a warning the first time, critical when it is so twice in a row.
+        Where that loss was left out of the training, for the step had no gradient at all or `backward()` was called of
+        finite numbers only, info the first time, and a warning when it is so twice in a row. At a step that was not
+        looked at nothing is known of that: info the first time.
 
     Why it matters:
         Backward through it makes every gradient NaN, and one step later every parameter, unless something skips it.
@@ -40,7 +44,7 @@ class LossNonFinite(Detector):
     family = "loss"
     severity = Severity.CRITICAL
     summary = "The training loss is NaN or infinite."
-    reads = ("scalars",)
+    reads = ("scalars", "grad_missing", "norm")
     alert = Alert(summary="The training loss is NaN or infinite")
     thresholds = (
         Threshold(
@@ -61,6 +65,11 @@ class LossNonFinite(Detector):
             start = int(good[-1]) + 1 if len(good) else 0
             times = len(values) - start
             repeated = times >= self.value("in_a_row")
+            grave, mild = Severity.CRITICAL, Severity.WARNING
+            if _was_left_out(view):
+                grave, mild = Severity.WARNING, Severity.INFO
+            elif not _was_looked_at(view):
+                mild = Severity.INFO
             yield Claim(
                 message="{name} is {value} at step {bad_step}"
                 + (", for the {times}th time in a row." if repeated else "."),
@@ -73,6 +82,20 @@ class LossNonFinite(Detector):
                 },
                 first_step=int(steps[start]),
                 last_good_step=int(steps[start - 1]) if start else -1,
-                severity=Severity.CRITICAL if repeated else Severity.WARNING,
+                severity=grave if repeated else mild,
                 key=name,
             )
+
+
+def _was_left_out(view: View) -> bool:
+    """Whether nothing of this step's loss came to the weights: all gradients looked at are missing, or of finite numbers."""
+    steps, values = view.scalar(BACKWARD_SCALAR, 1)
+    if len(steps) and steps[-1] == view.step:
+        return bool(np.isfinite(values[-1]))
+    missing = view.now("grad_missing")[view.held]
+    known = np.isfinite(missing)
+    return bool(known.any() and (missing[known] == 1).all())
+
+
+def _was_looked_at(view: View) -> bool:
+    return any(bool(np.isfinite(view.now(stat)).any()) for stat in ("grad_missing", "norm"))

@@ -4,7 +4,7 @@ The detector resume-discontinuity: training that goes on, and a part of its stat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _MIN_ELEMENTS = 4
+_RATES = 2
+"""Steps on end: on its way to another peak, a warm-up passes one of the rates that the run began with."""
 _EVEN = (0.85, 1.2)
 """Squared growth over the squared sum of its steps: a sum or a count goes straight on, an average seldom does."""
 
@@ -56,7 +58,8 @@ class ResumeDiscontinuity(Detector):
         Roll-backs, in which all has gone back together. Sums and counters in non-persistent buffers (metrics are reset
         by design) and parameters that begin anew along with their optimizer state (a new head) are info. Averages that
         forget within few steps have caught up before anybody looks. A learning rate is only judged if it did not come
-        back up before, and differs by half.
+        back up before, differs by half, and in two steps on end is what the run began with: a new warm-up to another
+        peak is meant.
     """
 
     name = "resume-discontinuity"
@@ -118,16 +121,19 @@ class ResumeDiscontinuity(Detector):
     resolve_after = None
 
     def look(self, view: View) -> Iterable[Claim]:
-        if view.is_late or view.previous is None or view.step != view.base_step + 1:
+        begun = view.step - view.base_step
+        if view.is_late or view.previous is None or begun not in (1, _RATES):
             return
         found = journey(view)
         if found is None or not weights_go_on(
             view, found, self.value("goes_on"), self.value("steps_on")
         ):
             return
-        yield from self._tensors(view, found)
-        yield from self._bases(view, found)
-        yield from self._rates(view)
+        if begun == _RATES:
+            yield from self._rates(view)
+        else:
+            yield from self._tensors(view, found)
+            yield from self._bases(view, found)
 
     def _tensors(self, view: View, found: Journey) -> Iterable[Claim]:
         table = view.tensors
@@ -189,15 +195,14 @@ class ResumeDiscontinuity(Detector):
         fresh = np.isfinite(counters) & (counters <= view.step - view.base_step + 1)
         if previous is None or fresh.any():
             return
-        jump, chosen = self.value("rate_jump"), []
+        jump, chosen, now = self.value("rate_jump"), [], view.schedules()
         for index in np.flatnonzero(np.isfinite(lr)).tolist():
             schedule = previous.schedules.get(view.tensors.fqn[index])
             if schedule is None or schedule.revivals:
                 continue
-            far = max(lr[index], schedule.last) > jump * min(lr[index], schedule.last)
-            if far and any(
-                np.isclose(lr[index], first, rtol=1e-6, atol=0) for first in schedule.first
-            ):
+            begun = now[index].first[:_RATES]
+            far = max(*begun, schedule.last) > jump * min(*begun, schedule.last)
+            if far and _begins_again(begun, schedule.first):
                 chosen.append(index)
         if chosen:
             tensors = np.array(chosen, np.int64)
@@ -210,10 +215,18 @@ class ResumeDiscontinuity(Detector):
                 "the restart: the schedule was not restored.",
                 advice="Save the scheduler's state_dict in the checkpoint and load it after the optimizer's.",
                 evidence={"lr": lr[tensors], "lr_before": before},
-                first_step=view.step,
+                first_step=view.base_step + 1,
                 last_good_step=view.base_step,
                 key="rates",
             )
+
+
+def _begins_again(begun: Sequence[float], first: Sequence[float]) -> bool:
+    """Whether an attempt's first rates are among the run's, one after the other: it may be seen a step late."""
+    return any(
+        np.allclose(begun, first[k : k + _RATES], rtol=1e-6, atol=0)
+        for k in range(len(first) - _RATES + 1)
+    )
 
 
 def _is_sum(view: View, found: Journey) -> BoolArray:

@@ -23,6 +23,8 @@ from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
 
 _WINDOW = 64
+_CLEARLY = 0.75
+"""Of what the size of a move has to be above, in the terms of `carried_over`, so much is expected at most."""
 
 
 class UpdatesLost(Detector):
@@ -47,7 +49,9 @@ class UpdatesLost(Detector):
 
     Misses:
         Says nothing where the elements that do move, move by whole ulps of a typical weight: then the optimizer carries
-        the rest over (stochastic rounding, Kahan summation); nor where its state has a tensor that is called so. A learning rate that rises for the whole run is not judged.
+        the rest over (stochastic rounding, Kahan summation); nor where that can't be told, because in no tensor enough
+        elements move and enough stay; nor where its state has a tensor that is called so. A learning rate that rises for
+        the whole run is not judged.
         Fewer elements lost do harm too: plain SGD in bfloat16 that lost less than half of its updates ended a small
         training at a loss of 0.99 instead of 0.82.
     """
@@ -99,9 +103,10 @@ class UpdatesLost(Detector):
         looks, ratio = _looks(view, tensors), lost / np.maximum(tried, 1)
         mostly = (looks >= self.threshold("looks", view)[tensors]) & (tried > 0)
         mostly &= ratio >= self.threshold("lost_ratio", view)[tensors]
-        if not mostly.any() or self._carried_over(view, tensors[mostly], ratio[mostly]):
+        carried = self._carried_over(view, tensors[mostly], ratio[mostly])
+        if carried:
             return
-        if not (everywhere and self._lost_everywhere(view, ratio, tensors)):
+        if carried is None or not (everywhere and self._lost_everywhere(view, ratio, tensors)):
             mostly &= (looks >= _WINDOW) & (_window_sum(view, "changed", tensors) == 0)
         if mostly.any():
             yield _claim(view, tensors[mostly], ratio[mostly], looks[mostly])
@@ -137,14 +142,19 @@ class UpdatesLost(Detector):
         weight = view.tensors.numel[suspects]
         return float((ratio * weight).sum()) >= self.value("lost_ratio") * float(weight.sum())
 
-    def _carried_over(self, view: View, suspects: IntArray, ratio: FloatArray) -> bool:
-        """Whether what moves, moves by whole ulps: the typical tensor's, where enough elements moved to tell."""
+    def _carried_over(self, view: View, suspects: IntArray, ratio: FloatArray) -> bool | None:
+        """
+        Whether what moves, moves by whole ulps: the typical tensor's; None if in none enough elements moved to tell, or
+        few enough. What is carried over moves by one ulp over the share that moves: with a large share of either, both
+        kinds of rounding look the same.
+        """
         changed = view.latest("changed")[suspects]
         looked = np.maximum(view.latest("looked")[suspects], 1)
         norm = view.latest("norm")[suspects]
-        telling = (changed >= 4) & (ratio >= 0.6) & (norm > 0)
+        told_apart = (1 - ratio) * self.value("carried_over") <= _CLEARLY
+        telling = (changed >= 4) & told_apart & (norm > 0)
         if not telling.any():
-            return False
+            return None
         share = changed[telling] / looked[telling]
         relative = view.latest("update_norm")[suspects][telling] / (norm[telling] * np.sqrt(share))
         ulps = relative * _half_ulps_in_one(view, suspects[telling])

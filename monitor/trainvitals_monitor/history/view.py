@@ -24,6 +24,7 @@ from trainvitals_monitor.history.comparison import Comparison
 from trainvitals_monitor.history.held import Rates
 from trainvitals_monitor.history.moved import Moved
 from trainvitals_monitor.history.previous import Previous
+from trainvitals_monitor.history.schedule import Schedule
 from trainvitals_monitor.history.tensors import TensorTable
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class View:
     def lr(self) -> FloatArray:
         """Learning rate of the group that holds each tensor now; NaN: held by none, or unknown."""
         return self._attempt.held.lr(self.num_tensors)
+
+    def schedules(self) -> dict[int, Schedule]:
+        """By tensor that an optimizer holds, how its group's learning rate began in this attempt; made at each call."""
+        return self._attempt.held.schedules(self.num_tensors)
 
     @property
     def peak_lr(self) -> FloatArray:

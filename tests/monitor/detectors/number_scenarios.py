@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from tests.monitor.detectors.scenario import Scenarios
 from tests.monitor.stream import Stream, tensor
+from trainvitals.facts import BACKWARD_SCALAR
 from trainvitals_monitor.detectors.loss_at_chance import LossAtChance
 from trainvitals_monitor.detectors.loss_non_finite import LossNonFinite
 from trainvitals_monitor.detectors.loss_spike import LossSpike
@@ -124,6 +126,50 @@ def _losses(*values: float, name: str = "loss") -> Stream:
 def one_nan() -> Stream:
     """One bad batch."""
     return _losses(2.0, 1.9, math.nan, 1.8)
+
+
+def _left_out(*, times: int = 1, **look: Any) -> Stream:
+    """A loss that is not a number at some steps, and what was looked at in these."""
+    stream = Stream(["w"])
+    stream.optimizers([["w"]])
+    usual: dict[str, Any] = {"values": {"w": 1.0}, "gradients": {"w": 1.0}}
+    stream.step(**usual, scalars={"loss": 2.0, BACKWARD_SCALAR: 2.0}, steps=4)
+    scalars = {"loss": math.nan, **look.pop("scalars", {})}
+    stream.step(**look, scalars=scalars, steps=times)
+    stream.step(**usual, scalars={"loss": 2.0, BACKWARD_SCALAR: 2.0}, steps=4)
+    return stream
+
+
+@SCENARIOS.fires(LossNonFinite, Severity.INFO, first_step=5)
+def nan_without_a_gradient() -> Stream:
+    """The trainer went on with the next batch, and stepped nothing."""
+    return _left_out(values={"w": 1.0}, gradients={"w": {"grad_norm": 0.0, "grad_missing": 1}})
+
+
+@SCENARIOS.fires(LossNonFinite, Severity.INFO, first_step=5)
+def nan_that_backward_was_not_called_of() -> Stream:
+    """Another microbatch's gradient was taken."""
+    return _left_out(values={"w": 1.0}, gradients={"w": 1.0}, scalars={BACKWARD_SCALAR: 2.0})
+
+
+@SCENARIOS.fires(LossNonFinite, Severity.INFO, first_step=5)
+def nan_at_a_step_that_was_not_looked_at() -> Stream:
+    """Nothing is known of its gradients."""
+    return _left_out()
+
+
+@SCENARIOS.fires(LossNonFinite, Severity.WARNING, first_step=5)
+def nan_that_backward_was_called_of() -> Stream:
+    """What it did to the gradients, something else has kept from the weights."""
+    return _left_out(values={"w": 1.0}, gradients={"w": 1.0}, scalars={BACKWARD_SCALAR: math.nan})
+
+
+@SCENARIOS.fires(LossNonFinite, Severity.WARNING, first_step=5)
+def nan_left_out_again_and_again() -> Stream:
+    """Nothing is trained."""
+    return _left_out(
+        times=3, values={"w": 1.0}, gradients={"w": {"grad_norm": 0.0, "grad_missing": 1}}
+    )
 
 
 @SCENARIOS.fires(LossNonFinite, Severity.CRITICAL, first_step=2)

@@ -4,7 +4,7 @@ Runs for resume-discontinuity, resume-mismatched and moments-permuted: an attemp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,11 @@ def _resumed(
     counter: int = STEPS + 1,
     rates: tuple[float, float, float] = (1e-3, 1e-3, 1e-3),
     revived: bool = False,
+    warm_up: Sequence[float] = (),
 ) -> Stream:
     """
     A buffer that all of its elements hold: at first, at the end of the first attempt, at the beginning of the second;
-    `rates`: the learning rate at the same moments. `lost`: a weight that begins with other random numbers.
+    `rates`: the learning rate at the same moments, `warm_up`: those of the first steps, where they differ. `lost`: a weight that begins with other random numbers.
     """
     names: list[str | TensorInfo] = [
         *WEIGHTS,
@@ -79,6 +80,7 @@ def _resumed(
     for step in range(STEPS):
         rate = rates[1] if step > 4 else rates[0]
         rate = rates[0] if revived and step == 20 else rate
+        rate = warm_up[step] if step < len(warm_up) else rate
         stream.step(updates=updates, counters=dict.fromkeys(WEIGHTS, step + 1), lr=rate)
     live = {
         fqn: row | {"live_digest": row["digest"], "live_square_sum": row["square_sum"]}
@@ -265,6 +267,12 @@ def new_head_with_a_new_optimizer() -> Stream:
 def schedule_in_cycles() -> Stream:
     """The learning rate came back up before."""
     return _resumed((0.0, 1.0, 1.0), rates=(1e-3, 1e-4, 1e-3), revived=True)
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def new_warm_up_to_another_peak() -> Stream:
+    """It begins where the first one was at its third step."""
+    return _resumed((0.0, 1.0, 1.0), rates=(2e-4, 1e-3, 6e-4), warm_up=(2e-4, 4e-4, 6e-4, 8e-4))
 
 
 @SCENARIOS.silent(ResumeDiscontinuity)
