@@ -56,10 +56,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of an arm's process: resident, its own part of that (shared pages in proportion), and the highest."""
+    """
+    Bytes of a process: resident with shared pages in proportion, without the pages of files, and the most that was
+    resident.
+    """
 
-    resident: int
     proportional: int
+    anonymous: int
     peak: int
 
 
@@ -189,7 +192,7 @@ def _work(pipe: Connection, arm: Arm) -> None:
     try:
         while (asked := pipe.recv()) != "end":
             if asked == "end state":
-                pipe.send((_memory_now(), trainee.told()))
+                pipe.send((memory_now(), trainee.told()))
                 continue
             mark, started = _so_far(), time.perf_counter()
             if asked == "step":
@@ -207,15 +210,15 @@ def _so_far() -> tuple[float, int]:
     return time.process_time() + ended.ru_utime + ended.ru_stime, faults
 
 
-def _memory_now() -> Memory:
-    """Of this process, as Linux counts it."""
+def memory_now() -> Memory:
+    """Of the process that asks, as Linux counts it."""
     figures: dict[str, int] = {}
     for name in ("smaps_rollup", "status"):
         for line in Path(f"/proc/self/{name}").read_text().splitlines():
             key, _, rest = line.partition(":")
             if rest.endswith("kB"):
                 figures.setdefault(key, 1024 * int(rest.split()[0]))
-    return Memory(figures["Rss"], figures["Pss"], figures["VmHWM"])
+    return Memory(figures["Pss"], figures["Anonymous"], figures["VmHWM"])
 
 
 # -- of any process ----------------------------------------------------------------------------------------------------

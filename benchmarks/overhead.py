@@ -8,8 +8,8 @@ the trainer's process with all its threads and children; the monitor's stands ap
 steps, taken side by side; medians, with quartiles in brackets. The first 50 steps, which are looked at in full, are
 trained but not counted.
 
-Then the same for what is hard on a budget (short steps, thousands of tensors), with what the agent says that it took;
-and the memory that a tensor takes.
+Then the same for what is hard on a budget (short steps, thousands of tensors), with what the agent says that it took. The
+memory that a tensor takes is measured by benchmarks.memory.
 
     python -m benchmarks.overhead                      # all of it: fifteen minutes
     python -m benchmarks.overhead --part gpt --steps 60
@@ -118,16 +118,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Case:
-    """
-    A training, and how it is measured: `steps` optimizer steps a turn, after so many that don't count, and which arms beside
-    the unattached one.
-    """
+    """A training, and how it is measured: `steps` optimizer steps a turn, and which arms beside the unattached one."""
 
     name: str
     make: Callable[[], Training]
     arms: Sequence[str]
     steps: int = 1
-    warm_up: int = WARM_UP
 
 
 GPT = Case("GPT of 25M parameters", SmallGPT, (CONTROL, *BUDGETS))
@@ -136,21 +132,13 @@ HARD = (
     Case("150 tensors", partial(Perceptron, 75, 512, 32), (CONTROL, "default"), 2),
     Case("20,000 tensors of 64", partial(Layers, 20_000, (8, 8)), (CONTROL, "default")),
 )
-MANY_TENSORS = 4_000
-MANY = Case(
-    "tensors of 8,192",
-    partial(Layers, MANY_TENSORS, (64, 128)),
-    (CONTROL, *BUDGETS),
-    # Of memory: all that is held of a tensor is there after its first looks.
-    warm_up=10,
-)
 
 
 def measure(
     case: Case, turns: int, say: Callable[[str], None], *, keeps_freed: bool = True
 ) -> Figures:
     """So many counted turns of every arm."""
-    warm_up = -(-case.warm_up // case.steps)
+    warm_up = -(-WARM_UP // case.steps)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="overhead-")))
         arms = [Arm(BASE, partial(Unattached, case.make, case.steps))]
@@ -209,16 +197,15 @@ def _more(one: Sequence[float], base: Sequence[float]) -> str:
 
 
 def memory_rows(case: Case, figures: Figures) -> list[list[str]]:
-    """Megabytes: of the base, and how much more the others take; the last column: kilobytes a tensor."""
+    """Megabytes: of the base, and how much more the others take."""
     base = figures.arms[BASE].memory
-    rows = [[BASE, *(f"{each / 1e6:.0f}" for each in _kinds(base)), ""]]
+    rows = [[BASE, *(f"{each / 1e6:.0f}" for each in _kinds(base))]]
     for name in case.arms:
         more = [
             mine - other
             for mine, other in zip(_kinds(figures.arms[name].memory), _kinds(base), strict=True)
         ]
-        a_tensor = f"{more[0] / 1024 / MANY_TENSORS:+.1f}" if case is MANY else ""
-        rows.append([name, *(f"{each / 1e6:+.0f}" for each in more), a_tensor])
+        rows.append([name, *(f"{each / 1e6:+.0f}" for each in more)])
     return rows
 
 
@@ -232,14 +219,14 @@ def looks(figures: Figures) -> list[str]:
 
 
 COST = ("arm", "CPU a step", "wall a step", "page faults a step", "monitor's CPU, ms a step")
-MEMORY = ("arm", "memory, MB", "at its highest, MB", "KB a tensor")
+MEMORY = ("arm", "memory, MB", "at its highest, MB")
 
 
 def report(case: Case, turns: int, say: Callable[[str], None], *, keeps_freed: bool = True) -> str:
     """The tables of one case."""
     figures = measure(case, turns, say, keeps_freed=keeps_freed)
-    costs = table(COST, cost_rows(case, figures)) if case is not MANY else ""
-    memory = table(MEMORY, memory_rows(case, figures)) if case in (GPT, MANY) else ""
+    costs = table(COST, cost_rows(case, figures))
+    memory = table(MEMORY, memory_rows(case, figures)) if case is GPT else ""
     parts = [f"### {case.name[0].upper()}{case.name[1:]}", costs, memory, *looks(figures)]
     return "\n\n".join(part for part in parts if part)
 
@@ -252,13 +239,13 @@ def main() -> int:
     if given.steps < BLOCK:
         print(f"--steps {given.steps}: at least {BLOCK} are needed for one ratio", file=sys.stderr)
         return 2
-    wanted = {"gpt": [GPT], "hard": HARD, "memory": [MANY]}
+    wanted = {"gpt": [GPT], "hard": HARD}
     parts = []
     try:
         for part in given.part or wanted:
             for case in wanted[part]:
-                turns = BLOCK if case is MANY else given.steps
-                parts.append(report(case, turns, progress, keeps_freed=given.malloc == "keeping"))
+                keeps = given.malloc == "keeping"
+                parts.append(report(case, given.steps, progress, keeps_freed=keeps))
                 print(f"\n{parts[-1]}\n", flush=True)
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is written", file=sys.stderr)
@@ -279,7 +266,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--part",
-        choices=["gpt", "hard", "memory"],
+        choices=["gpt", "hard"],
         action="append",
         help="only this one; may be given several times",
     )

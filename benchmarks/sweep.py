@@ -150,6 +150,9 @@ def looks(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
         look = subject.look(choice)
         for probe in probes:
             probe.after_step(look)
+        for part in map(look.at, look.in_parts()):
+            for probe in probes:
+                probe.after_cut(part)
 
     def before(choice: Choice, probe: Probe) -> None:
         probe.before_step(subject.look(choice))

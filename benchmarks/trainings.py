@@ -111,6 +111,25 @@ class Layers(Training):
         return first
 
 
+class SteadyLayers(Layers):
+    """The same by AdamW, with gradients that stay where they are: each step ends with the memory that it began with."""
+
+    def __init__(self, count: int, shape: tuple[int, int]) -> None:
+        super().__init__(count, shape)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def step(self) -> torch.Tensor:
+        """Every gradient is its parameter."""
+        for parameter in self.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.copy_(parameter.detach())
+        self.optimizer.step()
+        first: torch.Tensor = next(iter(self.model.parameters())).detach().flatten()[0]
+        return first
+
+
 class Perceptron(Training):
     """`depth` linear layers with their biases: two tensors a layer, and steps as short as `width` and `batch` say."""
 

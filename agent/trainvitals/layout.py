@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, cast
 
@@ -99,7 +100,9 @@ def is_dtensor(tensor: torch.Tensor) -> bool:
     return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
 
 
+@lru_cache(maxsize=256)
 def _whole(kind: Kind, shape: tuple[int, ...], replica_group: str = "") -> Layout:
+    """Thousands of tensors of one shape have one layout."""
     return Layout(kind, shape, (0,) * len(shape), shape, replica_group)
 
 

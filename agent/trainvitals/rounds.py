@@ -55,6 +55,7 @@ class Rounds:
         self._counting = _overriding(probes, "rest")
         self._counting_steps = _overriding(probes, "rest_step")
         self._telling = _overriding(probes, "after_rests")
+        self._cutting = _overriding(probes, "after_cut")
         self._rested = Rested()
         self._steps: list[tuple[int, float, float, float]] = []
         self._ended_at = self._told_at = time.perf_counter()
@@ -82,6 +83,8 @@ class Rounds:
         else:
             look = self._look(self._progress.step, optimizers)
             self._ask(look, [(probe, probe.after_step) for probe in self._probes])
+            for cores in self._guard.call("cores", look.in_parts) or ():
+                self._ask(look.at(cores), [(probe, probe.after_cut) for probe in self._cutting])
             self._coverage.looked(look.choice, self._progress.step, len(self._slots))
         self._is_resting, self._choice = False, None
         self._end_step(was_rest)

@@ -50,7 +50,10 @@ class Rig:
                     optimizer.step()
             if not optimizers:
                 self._each("before_step", self._look(chosen, [], first))
-            self._each("after_step", self._look(chosen, optimizers, first))
+            look = self._look(chosen, optimizers, first)
+            self._each("after_step", look)
+            for cores in look.in_parts():
+                self._each("after_cut", look.at(cores))
         self.step += 1
         self._take()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 import trainvitals.probes
+import trainvitals.probes.probe as probe_module
+import trainvitals.probes.updates as updates_module
 from tests.agent.rig import Rig
-from trainvitals.cores import cut, digest_many
+from trainvitals.cores import cut, cut_many, digest_many
 from trainvitals.frame import OptimizersSeen, SlotChanged
 from trainvitals.probes import PROBES
 from trainvitals.probes.identity import REPEAT_STEPS, SHOWN_IN_A_ROW
@@ -82,6 +85,49 @@ def test_norms_from_cores_are_scaled_up_and_say_so() -> None:
     assert row["exact"] == 0
     assert row["norm"] == pytest.approx(norm(model.large.weight), rel=0.05)
     assert rig.row("values", "small.weight")["exact"] == 1
+
+
+def test_cores_that_are_cut_in_parts_say_what_they_say_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many parts the tensors are cut in, every row of every table is the same, to the bit."""
+    told = []
+    for elements in (1 << 20, 1000):
+        monkeypatch.setattr(probe_module, "PART_ELEMENTS", elements)
+        torch.manual_seed(0)
+        model = Net()
+        rig = Rig(model)
+        train(rig, model, torch.optim.AdamW(model.parameters(), lr=0.01), steps=20)
+        names = [info.fqn for info in rig.infos]
+        tables = ("values", "updates", "digests", "extremes", "beginning", "gradients", "moments")
+        told.append([rig.rows(table, fqn) for table in tables for fqn in names])
+    assert told[0] == told[1]
+
+
+def test_no_two_cuts_of_all_tensors_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many tensors there are the cores that are kept, and those of the part that is being looked at."""
+    model = nn.ParameterList(nn.Parameter(torch.randn(16, 16)) for _ in range(64))
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    held: list[int] = []
+
+    def cut_and_count(*args: Any) -> list[torch.Tensor]:
+        cuts = cut_many(*args)
+        alive.update(cuts)
+        held.append(sum(cut.numel() for cut in alive))
+        return cuts
+
+    monkeypatch.setattr(probe_module, "PART_ELEMENTS", 4096)
+    for module in (probe_module, updates_module):
+        monkeypatch.setattr(module, "cut_many", cut_and_count)
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        rig.round(optimizer)
+    kept = sum(parameter.numel() for parameter in model.parameters())
+    # A part may be one tensor larger than it should, and the one before goes when the next has come.
+    assert kept < max(held) <= kept + 3 * 4096
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

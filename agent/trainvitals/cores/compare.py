@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -25,8 +26,9 @@ _COMPARED = 1 << 17
 _UNDERFLOW = 1e-30
 """Mean squares below this may have lost elements to float32, which ends at 1e-38."""
 
-Mask = npt.NDArray[np.bool_]
-"""One bool an element of a cut."""
+Mask = npt.NDArray[np.uint8]
+"""One bit an element of a cut, as np.packbits has them: masks of all tensors wait for the step that they were cut before."""
+_Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +75,26 @@ def compare(
 
 
 def nonzero(cuts: Sequence[torch.Tensor]) -> list[Mask]:
-    """For each cut, which elements are not zero (NaN is not): of gradients, for `compare`."""
-    masks = [np.zeros(0, np.bool_)] * len(cuts)
+    """For each cut, which elements are not zero (NaN is not): of gradients, for `compare`. As a rule all: one mask."""
+    masks = [np.zeros(0, np.uint8)] * len(cuts)
     for batch in batches(cuts, range(len(cuts))):
         values = _values(flatten([cuts[row] for row in batch]))
         nonzeros = _per_element(values != 0, cuts[batch[0]])
+        if nonzeros.all():
+            for row in batch:
+                masks[row] = _all(cuts[row].numel())
+            continue
         begin = 0
         for row in batch:
             end = begin + cuts[row].numel()
-            masks[row] = nonzeros[begin:end]
+            masks[row] = np.packbits(nonzeros[begin:end])
             begin = end
     return masks
+
+
+@lru_cache(maxsize=64)
+def _all(length: int) -> Mask:
+    return np.packbits(np.ones(length, np.bool_))
 
 
 def _compare_batch(
@@ -115,7 +126,7 @@ def _kinds(cuts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.dtype, int, int
     return zip(map(_DTYPE, cuts), map(numel, cuts), map(device, cuts), strict=True)
 
 
-def _counts(mask: Mask, lengths: list[int]) -> npt.NDArray[np.int64]:
+def _counts(mask: _Bools, lengths: list[int]) -> npt.NDArray[np.int64]:
     """How many are True in each segment. All of them, as a rule in float32: that is seen ten times as fast."""
     if mask.all():
         return np.array(lengths)
@@ -128,7 +139,7 @@ def _counts(mask: Mask, lengths: list[int]) -> npt.NDArray[np.int64]:
 def _squared_differences(
     old: torch.Tensor,
     new: torch.Tensor,
-    differs: Mask,
+    differs: _Bools,
     lengths: list[int],
     changed: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
@@ -157,12 +168,14 @@ def _values(flat: torch.Tensor) -> npt.NDArray[Any]:
     return values
 
 
-def _per_element(mask: Mask, tensor: torch.Tensor) -> Mask:
+def _per_element(mask: _Bools, tensor: torch.Tensor) -> _Bools:
     """A complex element has two parts; it counts once."""
     if not tensor.is_complex():
         return mask
     return mask[0::2] | mask[1::2]
 
 
-def _mask(mask: Mask | None, length: int) -> Mask:
-    return mask if mask is not None and len(mask) == length else np.zeros(length, np.bool_)
+def _mask(mask: Mask | None, length: int) -> _Bools:
+    if mask is None or len(mask) != -(-length // 8):
+        return np.zeros(length, np.bool_)
+    return np.unpackbits(mask, count=length).view(np.bool_)

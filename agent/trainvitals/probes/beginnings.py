@@ -12,7 +12,7 @@ import torch
 
 from trainvitals.batches import batches, flatten
 from trainvitals.dtypes import READINGS, as_real, reading
-from trainvitals.probes.probe import Look, Probe, Sample, cut_sample
+from trainvitals.probes.probe import Look, Probe, Sample, samples, split
 from trainvitals.slots import SlotTable
 
 ROWS_COMPARED = 8
@@ -50,14 +50,16 @@ class Beginnings(Probe):
         parameters = [
             index for index, slot in enumerate(look.slots.slots) if slot.place.kind == "param"
         ]
-        _report(look, cut_sample(look.slots, parameters))
+        for sample in samples(look.slots, parameters):
+            _report(look, sample)
         trainable = [
             index
             for index in parameters
             if (tensor := look.slots.tensor(index)) is not None and tensor.requires_grad
         ]
-        alike, _ = _alike(look.slots, trainable)
-        self._alike = alike[:MAX_ALIKE]
+        for part in split(look.slots, trainable):
+            self._alike += _alike(look.slots, part)[0]
+        del self._alike[MAX_ALIKE:]
 
     def after_step(self, look: Look) -> None:
         """Which of those that began with rows alike have them so still."""

@@ -9,8 +9,8 @@ tensors (`Choice`), and the record takes what was measured.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
 
@@ -36,6 +36,13 @@ def _unguarded(_part: str, function: Callable[..., Any], *args: Any) -> Any:
 
 Kind = Literal["identity", "cores", "sweep", "gradients"]
 """The looks that the budget plans: the fields of a Choice."""
+
+PART_ELEMENTS = 1 << 20
+"""
+Elements whose cores are cut together, 4 MB of float32: two cuts of all tensors at a time would be twice what is kept.
+"""
+TENSOR_ELEMENTS = 256
+"""What a tensor of any size counts as beside its elements: the objects that its cut is made of take memory too."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,24 @@ class Look:
     first: bool = False
     _sample: Sample | None = field(default=None, init=False, repr=False)
 
+    def in_parts(self) -> list[Sequence[int]]:
+        """The chosen cores, split as they are to be cut."""
+        return list(split(self.slots, self.choice.cores))
+
+    def at(self, cores: Sequence[int]) -> Look:
+        """The same look at some of the chosen cores only."""
+        chosen = self.choice
+        if len(cores) == len(chosen.cores):
+            return self
+        digests = cores
+        if chosen.digests is not chosen.cores:
+            among = set(chosen.digests)
+            digests = [index for index in cores if index in among]
+        return replace(self, choice=replace(chosen, cores=cores, digests=digests))
+
     @property
     def sample(self) -> Sample:
-        """The chosen tensors' cores now; cut at the first call (a few us a tensor) and kept."""
+        """The chosen tensors' cores now; cut at the first call (a few us a tensor) and kept as long as the look is."""
         if self._sample is None:
             self._sample = cut_sample(self.slots, self.choice.cores)
         return self._sample
@@ -111,6 +133,24 @@ class Look:
         if len(tensors):
             steps = np.full(len(tensors), self.step, np.int64)
             self.record.add(table, tensor=tensors, step=steps, **columns)
+
+
+def split(slots: SlotTable, indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Parts of `indices`, in their order, whose cores take a few megabytes; 0.3 us a tensor."""
+    begin = size = 0
+    for end, index in enumerate(indices):
+        if size > PART_ELEMENTS:
+            yield indices[begin:end]
+            begin, size = end, 0
+        size += TENSOR_ELEMENTS + slots.plan(index).count
+    if indices:
+        yield indices[begin:]
+
+
+def samples(slots: SlotTable, indices: Sequence[int]) -> Iterator[Sample]:
+    """The cores of all these tensors, cut part by part: for who keeps less of them than they take."""
+    for part in split(slots, indices):
+        yield cut_sample(slots, part)
 
 
 def cut_sample(slots: SlotTable, indices: Sequence[int]) -> Sample:
@@ -175,6 +215,12 @@ class Probe(ABC):
 
     def after_step(self, look: Look) -> None:  # noqa: B027
         """Called on the trainer's thread when all optimizers of the round have stepped."""
+
+    def after_cut(self, look: Look) -> None:  # noqa: B027
+        """
+        Called after everyone's `after_step`, as often as the chosen cores have parts: `look.choice.cores` is the part, and
+        `look.sample` are its cores, gone when the next part is cut.
+        """
 
     def rest(self, step: int) -> None:  # noqa: B027
         """

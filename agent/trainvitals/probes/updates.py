@@ -11,7 +11,7 @@ import torch
 from trainvitals.cores import Mask, compare, cut_many, digest_many, nonzero
 from trainvitals.gradient import gradient_of
 from trainvitals.layout import is_dtensor, local_part
-from trainvitals.probes.probe import Look, Probe, Rested, Sample, cut_sample
+from trainvitals.probes.probe import Look, Probe, Rested, Sample, samples, split
 from trainvitals.record import Record
 
 
@@ -32,6 +32,7 @@ class Updates(Probe):
         self._moves = np.zeros(0, np.int64)
         self._moves_seen = np.zeros(0, np.int64)
         self._had_gradient: dict[int, Mask] = {}
+        self._round = -1
         self._started = False
         self._rested = Rested()
 
@@ -40,18 +41,23 @@ class Updates(Probe):
         self._grow(len(look.slots))
         if look.first and not self._started:
             self._started = True
-            start = cut_sample(look.slots, range(len(look.slots)))
-            self._remember(start)
-            _report_digests(look, start, look.step - 1)
+            for start in samples(look.slots, range(len(look.slots))):
+                self._remember(start)
+                _report_digests(look, start, look.step - 1)
+        if look.step != self._round:
+            self._round = look.step
+            self._had_gradient.clear()
         self._cut_gradients(look)
 
     def after_step(self, look: Look) -> None:
-        """Compare the chosen tensors' cores with the last ones, and keep them."""
+        """Count what could have moved each tensor."""
         self._count_moves(look)
+
+    def after_cut(self, look: Look) -> None:
+        """Compare the tensors' cores with the last ones, and keep them."""
         sample = look.sample
         if sample.indices:
             self._report(look, sample)
-        self._had_gradient.clear()
         if look.choice.digests:
             _report_digests(look, sample.only(look.choice.digests), look.step)
 
@@ -69,15 +75,14 @@ class Updates(Probe):
             return
         chosen = np.zeros(len(look.slots), np.bool_)
         chosen[list(look.choice.cores)] = True
-        found: list[tuple[int, torch.Tensor]] = []
         for optimizer in look.optimizers:
             tensors = look.slots.holding(optimizer).tensors
-            for index in tensors[chosen[tensors]].tolist():
-                gradient = self._dense_gradient(look, index)
-                if gradient is not None:
-                    found.append((index, gradient))
-        cuts = cut_many([part for _, part in found], [look.slots.plan(index) for index, _ in found])
-        self._had_gradient.update(zip((index for index, _ in found), nonzero(cuts), strict=True))
+            for part in split(look.slots, tensors[chosen[tensors]].tolist()):
+                found = [(index, self._dense_gradient(look, index)) for index in part]
+                there = [(index, gradient) for index, gradient in found if gradient is not None]
+                plans = [look.slots.plan(index) for index, _ in there]
+                masks = nonzero(cut_many([gradient for _, gradient in there], plans))
+                self._had_gradient.update(zip((index for index, _ in there), masks, strict=True))
 
     def _dense_gradient(self, look: Look, index: int) -> torch.Tensor | None:
         """The local part of the gradient, if it lies as the parameter does."""
@@ -117,7 +122,7 @@ class Updates(Probe):
         indices = [sample.indices[row] for row in rows]
         before = [self._cores[index] for index in indices]
         after = [sample.values[row] for row in rows]
-        found = compare(before, after, [self._had_gradient.get(index) for index in indices])
+        found = compare(before, after, [self._had_gradient.pop(index, None) for index in indices])
         scales = np.array([sample.plans[row].square_scale for row in rows], np.float64)
         seen = found.looked > 0
         look.add(

@@ -30,8 +30,8 @@ class Values(Probe):
     def __init__(self) -> None:
         self._ranged = _Ranged()
 
-    def after_step(self, look: Look) -> None:
-        """Rows for the chosen tensors; those that are swept in this look are left to Sweeps."""
+    def after_cut(self, look: Look) -> None:
+        """Rows for the tensors that were cut; those that are swept in this look are left to Sweeps."""
         swept = set(look.choice.sweep)
         sample = look.sample
         if not sample.indices:

@@ -34,7 +34,7 @@ from trainvitals.probes.checkpoint.reading import is_readable_now, live_digests
 from trainvitals.probes.checkpoint.remembered import Remembered
 from trainvitals.probes.checkpoint.targets import WATCH
 from trainvitals.probes.checkpoint.watch import Call, Finish
-from trainvitals.probes.probe import Look, Probe, cut_sample
+from trainvitals.probes.probe import Look, Probe, samples
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
 from trainvitals.unregistered import saved_in
@@ -235,11 +235,11 @@ class Checkpoints(Probe):
 
     def _digest(self, indices: Sequence[int], step: int) -> None:
         """The digests of these tensors as they are now, labelled with this step."""
-        sample = cut_sample(self._slots, indices)
-        if sample.indices:
-            columns = digest_many(sample.values, sample.plans)
-            steps = np.full(len(sample.indices), step, np.int64)
-            self._record.add("digests", tensor=sample.indices, step=steps, **columns)
+        for sample in samples(self._slots, indices):
+            if sample.indices:
+                columns = digest_many(sample.values, sample.plans)
+                steps = np.full(len(sample.indices), step, np.int64)
+                self._record.add("digests", tensor=sample.indices, step=steps, **columns)
 
     def _may_read(self) -> bool:
         return threading.get_ident() == self._thread and is_readable_now()
