@@ -21,6 +21,8 @@ from trainvitals.sweep import can_norm, norms
 TENSORS_A_LOOK = 16
 """Moments change slowly: few tensors are looked at, and only when the counters are."""
 MAX_AT_FIRST = 1024
+CUT_TOGETHER = 256
+"""Moments that are cut at a time: 4 MB of float32."""
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
 
@@ -78,23 +80,29 @@ def _report(look: Look, chosen: list[tuple[int, Mapping[str, Any]]]) -> None:
                 parts.append(part)
                 plans.append(look.slots.plan(index))
                 bits[index] = min(bits.get(index, 64), 8 * part.element_size())
-    scales = np.sqrt([plan.square_scale for plan in plans])
-    cuts = cut_many(parts, plans)
-    sizes = norms(cuts) * scales
     rows = {index: [0.0, 0.0] for index in bits}
-    for (index, column), size in zip(where, sizes.tolist(), strict=True):
-        rows[index][column] = size
     sketched = {index: row for row, (index, _) in enumerate(where)}  # the second comes last
-    chosen_rows = [sketched[index] for index in rows]
-    digests = digest_many([cuts[row] for row in chosen_rows], [plans[row] for row in chosen_rows])
-    look.add(
-        "moments",
-        list(rows),
-        first_moment=[row[0] for row in rows.values()],
-        second_moment=[row[1] for row in rows.values()],
-        moment_bits=[bits[index] for index in rows],
-        **{own: digests[name] for own, name in zip(MOMENT_SKETCHES, SKETCHES, strict=False)},
-    )
+    last = set(sketched.values())
+    for begin in range(0, len(parts), CUT_TOGETHER):
+        some = range(begin, min(begin + CUT_TOGETHER, len(parts)))
+        cuts = cut_many([parts[row] for row in some], [plans[row] for row in some])
+        sizes = norms(cuts) * np.sqrt([plans[row].square_scale for row in some])
+        for row, size in zip(some, sizes.tolist(), strict=True):
+            index, column = where[row]
+            rows[index][column] = size
+        complete = [row for row in some if row in last]
+        digests = digest_many(
+            [cuts[row - begin] for row in complete], [plans[row] for row in complete]
+        )
+        indices = [where[row][0] for row in complete]
+        look.add(
+            "moments",
+            indices,
+            first_moment=[rows[index][0] for index in indices],
+            second_moment=[rows[index][1] for index in indices],
+            moment_bits=[bits[index] for index in indices],
+            **{own: digests[name] for own, name in zip(MOMENT_SKETCHES, SKETCHES, strict=False)},
+        )
 
 
 def _part(look: Look, index: int, moment: Any) -> torch.Tensor | None:
