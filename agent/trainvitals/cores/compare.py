@@ -82,7 +82,7 @@ def nonzero(cuts: Sequence[torch.Tensor]) -> list[Mask]:
         nonzeros = _per_element(values != 0, cuts[batch[0]])
         if nonzeros.all():
             for row in batch:
-                masks[row] = _all(cuts[row].numel())
+                masks[row] = _all(cuts[row].numel())[0]
             continue
         begin = 0
         for row in batch:
@@ -93,8 +93,10 @@ def nonzero(cuts: Sequence[torch.Tensor]) -> list[Mask]:
 
 
 @lru_cache(maxsize=64)
-def _all(length: int) -> Mask:
-    return np.packbits(np.ones(length, np.bool_))
+def _all(length: int) -> tuple[Mask, _Bools]:
+    """The mask of so many elements that has them all, packed and unpacked."""
+    every = np.ones(length, np.bool_)
+    return np.packbits(every), every
 
 
 def _compare_batch(
@@ -176,6 +178,9 @@ def _per_element(mask: _Bools, tensor: torch.Tensor) -> _Bools:
 
 
 def _mask(mask: Mask | None, length: int) -> _Bools:
-    if mask is None or len(mask) != -(-length // 8):
+    packed, every = _all(length)
+    if mask is packed:
+        return every
+    if mask is None or len(mask) != len(packed):
         return np.zeros(length, np.bool_)
     return np.unpackbits(mask, count=length).view(np.bool_)
