@@ -29,14 +29,19 @@ class Values(Probe):
 
     def __init__(self) -> None:
         self._ranged = _Ranged()
+        self._swept = np.zeros(0, np.bool_)
+
+    def after_step(self, look: Look) -> None:
+        """Who is swept in this look."""
+        self._swept = np.zeros(len(look.slots), np.bool_)
+        self._swept[list(look.choice.sweep)] = True
 
     def after_cut(self, look: Look) -> None:
         """Rows for the tensors that were cut; those that are swept in this look are left to Sweeps."""
-        swept = set(look.choice.sweep)
         sample = look.sample
         if not sample.indices:
             return
-        rows = [row for row, index in enumerate(sample.indices) if index not in swept]
+        rows = np.flatnonzero(~self._swept[sample.indices]).tolist()
         plans = [sample.plans[row] for row in rows]
         cuts = [sample.values[row] for row in rows]
         scales = np.array([plan.square_scale for plan in plans], np.float64)
