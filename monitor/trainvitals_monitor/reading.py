@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainvitals_monitor.chunks import unpack_record
 from trainvitals_monitor.store import Store
 from trainvitals_monitor.tiers import FACTOR, HIGH, LOW, TIERS, Thinned, joined, kind_of, span
+from trainvitals_monitor.unpacking import unpack_record
 
 
 class Place(NamedTuple):
