@@ -3,7 +3,8 @@ Who may look now, so that the agent's share of step time holds.
 
 Each kind of look has an account (account.py). A step pays `share` of its time into them; what a look took is drawn from
 its own. What an account can't hold any more goes back into the next step's income, and so to the kinds that can use it.
-Where steps are so short that looking at all costs more than the share, whole rounds rest (rests.py).
+Where steps are so short that looking at all costs more than the share, whole rounds rest (rests.py), as they do where the
+steps of late have taken all of theirs (window.py): then, with many tensors, looks are smaller.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from trainvitals.account import PLAN_STEPS, Account
+from trainvitals.account import PLAN_STEPS, Account, open_accounts
 from trainvitals.contract import matches
+from trainvitals.outlay import COUNTER_STEPS, MAX_WALK_STEPS, Outlay
 from trainvitals.plan import Plan, PlannedLook
 from trainvitals.probes.probe import Choice
-from trainvitals.rests import RANK_STEPS, Rests
+from trainvitals.rests import IN_A_ROW, MAX_AHEAD, RANK_STEPS, Rests
 from trainvitals.roles import WATCHED, role_of
 from trainvitals.slots import SlotTable
+from trainvitals.window import WINDOW_STEPS, Window
 
 FULL_LOOKS = 2
 """The first steps look at everything and cost what it costs: compilation and warm-up hide it, baselines need it."""
@@ -28,20 +31,21 @@ START_SECONDS = 1.0
 So do the steps after them, as long as all our work since the start has taken less than this: most faults begin at the
 start, and a second, once, is nothing to a training. Of wall time: a busy machine makes of a quarter of it a whole one.
 """
-WALK_STEPS, MAX_WALK_STEPS = 64, 1024
-"""Steps between two walks through the modules: where the checks have credit, and in any case."""
-COUNTER_STEPS = (4, 16)
-"""Steps between two looks at the optimizers' counters: without a limit, and under a budget."""
 DIGEST_STEPS = 16
 DIGEST_TENSORS = 64
 """
 Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know. Without a limit
 so many tensors are digested at every step, under a budget at every 16th.
 """
+EARNED, ALLOWED = 0.95, 0.97
+"""
+Of the share: what steps pay in, and what the window allows, for a look may cost more than was expected. Were they equal,
+the window would always be full, and who comes first would take what there is.
+"""
 SPIKE = 4.0
 """A step longer than this many usual ones (an evaluation, a save) pays in as that many."""
 CREDIT_STEPS = 8
-DEBT_STEPS = 200
+DEBT_STEPS = WINDOW_STEPS
 """
 Bounds of an account, in steps' income: no burst after a pause, no long silence after a stall. A look that by its price
 takes more than the debt's is paid in full, for its like would come too often.
@@ -76,7 +80,9 @@ class Budget:
         self._rests = Rests()
         self._is_resting = False
         self._income = self._usual_income = 0.0
-        self._walked = self._counted = 0
+        self._window = Window(ALLOWED * (share or 0.0))
+        self._outlay = Outlay()
+        self._walks = self._counts = False
         self._free_until = 0
         self._paces: deque[tuple[float, float]] = deque(maxlen=PLAN_STEPS)
 
@@ -87,7 +93,8 @@ class Budget:
             self._learn_slots(slots)
             return self._everything(step, slots)
         is_of_ranks = slots.world_size > 1 and (step + 1) % RANK_STEPS == 0
-        self._is_resting = self._rests.is_due() and not is_of_ranks
+        is_due = self._rests.is_due() or (self._rests.are_allowed() and self._waiting(step) > 0)
+        self._is_resting = is_due and not is_of_ranks
         if self._is_resting:
             return None
         self._learn_slots(slots)
@@ -95,7 +102,7 @@ class Budget:
 
     def rests_ahead(self, step: int, slots: SlotTable) -> int:
         """After a rest that made step `step`: so many more will follow, which needn't be asked for (`rested`)."""
-        ahead = self._rests.ahead((self._share or 0.0) * self._usual)
+        ahead = self._rests.ahead(self._step_income, self._waiting(step))
         return min(ahead, RANK_STEPS - 1 - step % RANK_STEPS) if slots.world_size > 1 else ahead
 
     def rested(self, seconds: Sequence[float], agent_seconds: float) -> None:
@@ -124,18 +131,24 @@ class Budget:
             kind: seconds * self._accounts[kind].drawn for kind, seconds in self._spent.items()
         }
         fixed = max(agent_seconds, sum(self._spent.values())) - sum(drawn.values())
+        is_free = self._is_free()
+        walk, counters = self._walks, self._counts
+        self._outlay.learn(
+            fixed, self._spent["identity"], walk=walk, counters=counters, is_free=is_free
+        )
         spent, self._spent = self._spent, dict.fromkeys(self._accounts, 0.0)
         for kind, account in self._accounts.items():
             if spent[kind] and account.chosen_units:
-                account.learn(spent[kind])
-        if self._share is None or self._is_free():
+                account.learn(spent[kind], is_free=is_free)
+        if is_free:
             self._usual = seconds
             self._at_start += agent_seconds
             self._free_until = self._choices
             if self._share is not None:  # what is free is no part of the share
                 self._paces.clear()
+                self._window.clear()
             return
-        self._pay_in([seconds], fixed)
+        self._pay_in([seconds], fixed, sum(drawn.values()))
         self._draw(drawn)
         self._credit(self._income, self._usual_income)
         self._income = self._usual_income = 0.0
@@ -170,22 +183,40 @@ class Budget:
             return True
         return self._choices <= START_STEPS and self._at_start < START_SECONDS
 
-    def _pay_in(self, rounds: Sequence[float], fixed: float) -> None:
+    @property
+    def _step_income(self) -> float:
+        return EARNED * (self._share or 0.0) * self._usual
+
+    def _waiting(self, step: int) -> int:
+        """So many steps until those of late leave what the rounds take that are looked at next."""
+        window, outlay, usual = self._window, self._outlay, self._usual
+        most = self._step_income * WINDOW_STEPS
+        needed = IN_A_ROW * outlay.fixed
+        if outlay.is_walk_due(step + 1, self._accounts["identity"].balance > 0, most):
+            needed += outlay.walk
+        if outlay.are_counters_due(step + 1, self._step_income, most):
+            needed += outlay.counters
+        return window.wait(min(needed, most), usual, MAX_AHEAD)
+
+    def _pay_in(self, rounds: Sequence[float], fixed: float, drawn: float = 0.0) -> None:
         """The income of a round, or of rests, less its fixed cost; of a pause (a save) what is beyond a spike pays what we did in it."""
-        share, paid, usual = self._share or 1.0, 0.0, self._usual
+        share, usual = EARNED * (self._share or 1.0), self._usual
+        paid = []
         for seconds in rounds:
             counts = min(seconds, SPIKE * usual)
             usual += (0.5 if seconds < usual else 0.05) * (counts - usual)
-            paid += counts
+            paid.append(counts)
             self._usual_income += share * usual
         self._usual = usual
-        fixed = max(0.0, fixed - share * (sum(rounds) - paid))
+        fixed = max(0.0, fixed - share * (sum(rounds) - sum(paid)))
+        for counts in paid:
+            self._window.passed(counts, (fixed + drawn) / len(paid))
         rests = len(rounds) if self._is_resting else 0
-        self._income += self._rests.settle(rests, share * paid, share * usual, fixed)
+        self._income += self._rests.settle(rests, share * sum(paid), share * usual, fixed)
 
     def _draw(self, drawn: dict[str, float]) -> None:
         """What the looks took, as far as it is theirs; of a walk, which has no price, what pays until the next."""
-        step_income = (self._share or 0.0) * self._usual
+        step_income = self._step_income
         for kind, account in self._accounts.items():
             priced = DEAR * account.chosen_units * account.price
             steps = DEBT_STEPS if account.chosen_units else MAX_WALK_STEPS
@@ -210,36 +241,42 @@ class Budget:
             digests = everyone["cores"]
         elif slots.world_size > 1:
             digests = self._rotation(step + 1)
-        self._walked = self._counted = step + 1
-        return Choice(
-            **everyone,
-            digests=digests,
-            walk=True,
-            counters=self._choices <= 3 or (step + 1) % COUNTER_STEPS[0] == 0,
-        )
+        self._walks = True
+        self._counts = self._choices <= 3 or (step + 1) % COUNTER_STEPS[0] == 0
+        self._outlay.did(step + 1, walk=True, counters=True)
+        return Choice(**everyone, digests=digests, walk=True, counters=self._counts)
 
     def _affordable(self, step: int, slots: SlotTable) -> Choice:
-        accounts = self._accounts
+        accounts, income, now = self._accounts, self._step_income, self._choices
         digests = self._rotation((step + 1) // DIGEST_STEPS) if _is_digest_step(step, slots) else []
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
-        checks = accounts["identity"]
-        since = step + 1 - self._walked
-        walk = since >= WALK_STEPS and (checks.balance > 0 or since >= MAX_WALK_STEPS)
-        counters = step + 1 - self._counted >= COUNTER_STEPS[1]
-        self._walked = step + 1 if walk else self._walked
-        self._counted = step + 1 if counters else self._counted
-        now = self._choices
-        identity = checks.take_all(now) if walk else checks.take(now, self._watched)
+        checks, outlay = accounts["identity"], self._outlay
+        room = self._window.left(self._usual) - outlay.fixed
+        self._walks = walk = outlay.is_walk_due(step + 1, checks.balance > 0, room)
+        room -= outlay.walk if walk else 0.0
+        counts = now <= 3 or outlay.are_counters_due(step + 1, income, room)
+        room -= outlay.counters if counts else 0.0
+        self._counts = counts
+        outlay.did(step + 1, walk=walk, counters=counts)
+
+        def take(kind: str, always: Sequence[int]) -> Sequence[int]:
+            nonlocal room
+            account = accounts[kind]
+            taken = account.take(now, always, income, room)
+            room -= account.drawn * account.chosen_units * account.price
+            return taken
+
+        identity = checks.take_all(now) if walk else take("identity", self._watched)
         if walk:
             checks.chosen_units = 0.0  # dearer than a check: it must not teach the price of one
         return Choice(
             identity=identity,
-            cores=accounts["cores"].take(now, [*self._watched, *digests]),
-            sweep=accounts["sweep"].take(now, ()),
-            gradients=accounts["gradients"].take(now, gradients),
+            cores=take("cores", [*self._watched, *digests]),
+            sweep=take("sweep", ()),
+            gradients=take("gradients", gradients),
             digests=digests,
             walk=walk,
-            counters=self._choices <= 3 or counters,
+            counters=counts,
         )
 
     def _rotation(self, turn: int) -> list[int]:
@@ -261,18 +298,7 @@ class Budget:
             for index in range(count)
             if role_of(slots.fqn(index)) in WATCHED or matches(slots.fqn(index), self._watch)
         ]
-        thousands = [slots.layout(index).local_numel / 1024 for index in range(count)]
-        plans = [slots.plan(index) for index in range(count)]
-        firsts = [index for index in range(count) if slots.tied_to(index) < 0]
-        large = [index for index in firsts if not plans[index].is_whole and plans[index].count]
-        params = [index for index in firsts if slots.slots[index].place.kind == "param"]
-        # Buffers before parameters, small before large: each lap begins with what nobody else looks at.
-        order = sorted(range(count), key=lambda i: (slots.slots[i].place.kind, thousands[i] > 4, i))
-        accounts = self._accounts
-        accounts["identity"].open(range(count), dict.fromkeys(range(count), 1.0))
-        accounts["cores"].open(order, {i: 1 + plans[i].count / 1024 for i in order})
-        accounts["gradients"].open(params, {i: 1 + thousands[i] for i in params})
-        accounts["sweep"].open(large, {i: 1 + thousands[i] for i in large})
+        open_accounts(self._accounts, slots)
 
 
 def _is_digest_step(step: int, slots: SlotTable) -> bool:

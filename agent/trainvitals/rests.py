@@ -34,18 +34,20 @@ class Rests:
         self._looked = 0
 
     def is_due(self) -> bool:
-        """The next round is a rest."""
-        if self._rested >= MAX_RESTS or 0 < self._looked < IN_A_ROW:
-            return False
-        return self._debt > 0
+        """The next round is a rest, for there is a debt."""
+        return self._debt > 0 and self.are_allowed()
 
-    def ahead(self, usual_income: float) -> int:
-        """So many of the next rounds will be rests, if steps go on as usual."""
-        if not self.is_due():
+    def are_allowed(self) -> bool:
+        """Neither were there too many of them, nor is the next round to be looked at because the last one was."""
+        return self._rested < MAX_RESTS and not 0 < self._looked < IN_A_ROW
+
+    def ahead(self, usual_income: float, waiting: int = 0) -> int:
+        """So many of the next rounds will be rests, if steps go on as usual; there is `waiting` for so many anyway."""
+        if not self.are_allowed():
             return 0
         a_step = FIXED_PART * usual_income
         needed = math.ceil(self._debt / a_step) if self._debt < MAX_AHEAD * a_step else MAX_AHEAD
-        return min(needed, MAX_RESTS - self._rested)
+        return min(max(needed, waiting), MAX_RESTS - self._rested)
 
     def settle(self, rested: int, income: float, usual_income: float, fixed: float) -> float:
         """

@@ -47,6 +47,8 @@ class SlotTable:
         """Grows whenever a slot of a parameter holds another object than before."""
         self.version = 0
         """Grows with new slots, and whenever one changes its shape or device: what is known of their sizes is old."""
+        self.places_version = 0
+        """Grows whenever tensors are found in other places than before, or the places are dropped."""
         self.renamed: list[int] = []
         """Slots whose raw name, kind or persistence the last walk found changed; the canonical name never does."""
         self.unregistered: list[UnregisteredPlace] = []  # as the probe of that name found them last
@@ -250,6 +252,7 @@ class SlotTable:
         """Keep nothing of the models; only names and what was known of the tensors is left."""
         self.let_go()
         self._roots, self.unregistered, self._places = [], [], None
+        self.places_version += 1
         self._glance.outdate()
         self._holdings = Holdings(self)
         for slot in self.slots:
@@ -271,6 +274,7 @@ class SlotTable:
         if places is self._places:
             return
         self._places = places
+        self.places_version += 1
         self._glance.outdate()
         missing = dict(self._by_fqn)
         for place in places:

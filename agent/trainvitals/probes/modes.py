@@ -95,7 +95,7 @@ class _Modules:
 
     def __init__(self) -> None:
         self.owners: list[Home] = []
-        self._ids: list[int] = []
+        self._known = -1
         self._owner_of: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._evaluating: BoolArray = np.empty(0, np.bool_)
         self._untracked: BoolArray = np.empty(0, np.bool_)
@@ -111,13 +111,11 @@ class _Modules:
         return bool(self.owners)
 
     def refresh(self, slots: SlotTable) -> None:
-        """Find the modules again, if some slot hangs on another one than before."""
-        homes = [slot.place.home for slot in slots.slots]
-        # A place's reference is made when it is found: that it is the same one says that the place is.
-        ids = [id(home) for home in homes]
-        if ids == self._ids:
+        """Find the modules again, if tensors are in other places than before."""
+        if slots.places_version == self._known:
             return
-        self._ids = ids
+        self._known = slots.places_version
+        homes = [slot.place.home for slot in slots.slots]
         number: dict[int, int] = {}
         self.owners = []
         for home in homes:

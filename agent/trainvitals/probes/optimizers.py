@@ -102,7 +102,7 @@ class Optimizers(Probe):
         optimizers = look.slots.optimizers()
         holdings = [look.slots.holding(optimizer) for optimizer in optimizers]
         signature = [
-            (holding.groups, len(self._flags(optimizer, holding)), _carries(optimizer))
+            (holding.groups, len(holding.foreign), _carries(optimizer))
             for optimizer, holding in zip(optimizers, holdings, strict=True)
         ]
         if signature != self._shown and optimizers:
@@ -121,7 +121,7 @@ class Optimizers(Probe):
         foreign: list[ForeignParameter] = []
         first_group = 0
         for optimizer, holding in zip(optimizers, holdings, strict=True):
-            flags = self._flags(optimizer, holding)
+            _, flags = self._foreign.get(optimizer, (holding, []))
             for where, flag in zip(holding.foreign, flags, strict=False):  # capped
                 parameter = _parameter(optimizer, where)
                 foreign.append(
@@ -143,14 +143,6 @@ class Optimizers(Probe):
             carries=any(_carries(optimizer) for optimizer in optimizers),
             default_lr=[_default_lr(optimizer) for optimizer in optimizers],
         )
-
-    def _flags(self, optimizer: Optimizer, holding: Holding) -> list[bool]:
-        """
-        Whether its foreign parameters have gradients. Empty while that is not known: a holding that is new after a step,
-        for the model has got other parameters, is asked before the next one.
-        """
-        known = self._foreign.get(optimizer)
-        return known[1] if known is not None and known[0] is holding else []
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
         rows: list[_Row] = []
@@ -185,6 +177,8 @@ def _tell(record: Record, rows: list[_Row]) -> None:
 
 
 def _report_counters(look: Look, optimizer: Optimizer) -> None:
+    if not optimizer.state and not any("step" in group for group in optimizer.param_groups):
+        return
     holding = look.slots.holding(optimizer)
     rows = [
         (index, count)
