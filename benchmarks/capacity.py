@@ -32,10 +32,11 @@ from benchmarks.report import ROOT, machine, spread, table, write_part
 from benchmarks.serving import Connection, Server
 from benchmarks.traffic import STATISTICS, Training
 from tests.monitor.large_model import stream
-from trainvitals_monitor.chunks import pack, unpack_tile
+from trainvitals_monitor.chunks import pack
 from trainvitals_monitor.config import Config
 from trainvitals_monitor.metrics import MAX_SERIES
 from trainvitals_monitor.monitor import Monitor
+from trainvitals_monitor.unpacking import unpack_tiles
 
 TARGET_BYTES = 4.0
 TARGET_SCRAPE_MS = 40.0
@@ -88,7 +89,7 @@ def _stored(path: Path) -> Sequence[str]:
     with sqlite3.connect(path) as store:
         query = "select first_step, layout, blob from chunks where kind = 'tensor'"
         for first_step, layout, blob in store.execute(query):
-            steps, statistics = unpack_tile(first_step, layout, blob)
+            ((steps, statistics),) = unpack_tiles(layout, [(first_step, blob)])
             values += sum(int(seen.sum()) for _, seen in statistics.values())
             fields = dict(text.rsplit(":", 1) for text in layout.split(" ")[1:])
             alone = {

@@ -11,7 +11,7 @@ Two numbers of tensors give two figures: the slope is what a tensor takes, the r
 process is new; medians over the repetitions, with quartiles.
 
     python -m benchmarks.memory                        # all of it: ten minutes
-    python -m benchmarks.memory --part large --repeats 3
+    python -m benchmarks.memory --part large --repeats 1
     python -m benchmarks.memory --write-docs           # also puts the table into docs/benchmarks.md
 
 Linux with glibc only.
@@ -43,10 +43,12 @@ By `python -m benchmarks.memory`: a process trains tensors of one size by AdamW 
 step, then attaches an agent that sends to a monitor, and trains 24 steps more: every kind of look is taken in them. The
 difference in that process is the agent's, of two numbers of tensors: what each tensor takes, and what an agent takes of
 any model. "Held" is asked when frames are sent and freed memory is given back; "at its highest" is at any moment of
-attaching and of these steps, with the libraries that an agent loads and the facts that wait. "unattached again" does all
-that without an agent: noise. Medians over new processes, with quartiles.
+attaching and of these steps, with the libraries that an agent loads and the facts that wait to be sent: of more tensors
+these are more, up to `queue_bytes`. "unattached again" does all that without an agent: noise. Medians over new processes,
+with quartiles.
 
-What is held of a large tensor are its cores, 16 KB of float32, to be compared with the next ones."""
+What is held of a large tensor are its cores, 16 KB of float32, to be compared with the next ones; the rest are objects
+of Python's and torch's."""
 BEFORE_STEPS = 5
 STEPS = 24
 """Digests come every 16 steps, counters every 4, gradients that are kept in the first 16, and frames once a second."""
@@ -204,7 +206,7 @@ def main() -> int:
         print("\ninterrupted: nothing is written", file=sys.stderr)
         return 130
     shown, where = table(HEADER, found), machine("torch", "numpy")
-    print(f"\n{shown}\n\n{where}")
+    print(f"\n\n{shown}\n\n{where}")
     if given.write_docs and given.part:
         print("nothing is written: that takes all parts", file=sys.stderr)
     elif given.write_docs:
@@ -222,10 +224,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--repeats",
         type=int,
-        default=5,
+        default=3,
         choices=range(1, 101),
         metavar="N",
-        help="processes of each arm and number of tensors, 1 to 100 (default: 5)",
+        help="processes of each arm and number of tensors, 1 to 100 (default: 3)",
     )
     parser.add_argument(
         "--write-docs", action="store_true", help="put the table into docs/benchmarks.md"

@@ -37,7 +37,9 @@ def check_models(model: Any) -> list[nn.Module]:
                 f"attach(model={type(each).__name__}): lazy parameters have no shape yet; "
                 "run one forward pass, then attach"
             )
-        if any(parameter.is_meta for parameter in parameters):
+        # Frozen ones beside real ones may stay there: the module that torch.func runs over stacked parameters has such.
+        empty = [parameter for parameter in parameters if parameter.is_meta]
+        if len(empty) == len(parameters) or any(parameter.requires_grad for parameter in empty):
             raise BadSetting(
                 f"attach(model={type(each).__name__}): parameters are on the meta device and hold nothing; "
                 "attach after to_empty() and loading or initialising the weights"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -35,10 +35,13 @@ Bytes = npt.NDArray[np.uint8]
 Steps = npt.NDArray[np.int64]
 Series = tuple[Steps, Floats]
 """Steps that were looked at, and the values there."""
+Tile = tuple[Steps, Mapping[str, tuple[Floats, Bools]]]
+"""Steps [k], and statistics as `pack` is given them: values and seen, [k, n], n up to TILE."""
 
 _INTEGERS = (("u1", 0xFF), ("u2", 0xFFFF), ("u4", 0xFFFF_FFFF))
 _FLOAT32 = np.finfo(np.float32)
-_LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")
+"""Of the first section, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -94,77 +97,12 @@ def pack(
         if deflate and any_looked:
             packing = zlib.compressobj(1, strategy=strategy)
             second = packing.compress(others[start : start + TILE].tobytes()) + packing.flush()
-            records = _LENGTH.pack(len(records)) + records + second
+            records = LENGTH.pack(len(records)) + records + second
         blobs.append(prefix + records if any_looked else None)
     return Chunk(first, int(steps[-1]), layout, blobs)
 
 
-def unpack(first_step: int, layout: str, blob: bytes, record: int, statistic: str) -> Series:
-    """One statistic of one of the blob's records; empty if there is none of it."""
-    return unpack_record(layout, ((first_step, blob),), record, (statistic,))[0]
-
-
-def unpack_record(
-    layout: str, chunks: Sequence[tuple[int, bytes]], record: int, statistics: Sequence[str]
-) -> list[Series]:
-    """
-    Some statistics of one record, over chunks (first step, blob) of one layout, in their order.
-
-    A chunk is inflated once at most, and as far as the last of the statistics; all are decoded together.
-    """
-    form = _form(layout)
-    fields = [form.fields.get(statistic, _NO_FIELD) for statistic in statistics]
-    at, other = record * form.plain_bytes, record * form.packed_bytes
-    ends = [field.packed_at + field.packed_bytes for field in fields if field.packed_bytes]
-    packed_bytes = max(ends, default=0)
-    steps: list[Steps] = []
-    plain: list[memoryview] = []
-    packed: list[bytes] = []
-    for first_step, blob in chunks:
-        own, rows, deflated = _opened(first_step, form, blob)
-        part, second = rows[at : at + form.plain_bytes], b""
-        if packed_bytes:
-            second = zlib.decompressobj().decompress(deflated, other + packed_bytes)[other:]
-        if len(part) < form.plain_bytes or len(second) < packed_bytes:
-            continue  # the tensor came later: its tile was shorter then
-        steps.append(own)
-        plain.append(part)
-        packed.append(second)
-    if not steps:
-        return [_NO_SERIES] * len(fields)
-    all_steps = np.concatenate(steps)
-    columns = np.frombuffer(b"".join(plain), np.uint8).reshape(len(steps), form.plain_bytes)
-    others = np.frombuffer(b"".join(packed), np.uint8).reshape(len(steps), packed_bytes)
-    return [_series(all_steps, form.num_steps, field, columns, others) for field in fields]
-
-
-def _series(steps: Steps, num_steps: int, field: _Field, plain: Bytes, packed: Bytes) -> Series:
-    """One statistic, of the two parts [m, bytes] of m records that follow one another."""
-    if field is _NO_FIELD:
-        return _NO_SERIES
-    values, seen = field.decode(plain, packed, num_steps)
-    if not field.encoding.endswith("+"):
-        return steps, values.T.ravel()
-    looked = seen.T.ravel()
-    return steps[looked], values.T.ravel()[looked]
-
-
-def unpack_tile(
-    first_step: int, layout: str, blob: bytes
-) -> tuple[Steps, dict[str, tuple[Floats, Bools]]]:
-    """The blob's steps [k], and all its statistics as `pack` was given them: values and seen, [k, n], n up to TILE."""
-    form = _form(layout)
-    steps, plain, packed = _opened(first_step, form, blob)
-    second = zlib.decompress(packed) if form.deflated else b""
-    count = (len(plain) + len(second)) // (form.plain_bytes + form.packed_bytes)
-    rows = np.frombuffer(plain, np.uint8).reshape(count, form.plain_bytes)
-    others = np.frombuffer(second, np.uint8).reshape(count, form.packed_bytes)
-    return steps, {
-        name: field.decode(rows, others, form.num_steps) for name, field in form.fields.items()
-    }
-
-
-class _Field(NamedTuple):
+class Field(NamedTuple):
     """One statistic: its encoding, and where its bytes are in each record's two parts."""
 
     encoding: str
@@ -173,33 +111,20 @@ class _Field(NamedTuple):
     packed_at: int
     packed_bytes: int
 
-    def decode(self, plain: Bytes, packed: Bytes, num_steps: int) -> tuple[Floats, Bools]:
-        """Values and seen, [k, n], of the two parts of n records."""
-        return _decode_all(
-            plain[:, self.plain_at : self.plain_at + self.plain_bytes],
-            packed[:, self.packed_at : self.packed_at + self.packed_bytes],
-            self.encoding,
-            num_steps,
-        )
 
-
-_NO_FIELD = _Field("", 0, 0, 0, 0)
-_NO_SERIES: Series = (np.empty(0, np.int64), np.empty(0))
-
-
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """What a layout says."""
 
     num_steps: int
     has_steps: bool
     deflated: bool
-    fields: dict[str, _Field]
+    fields: dict[str, Field]
     plain_bytes: int
     packed_bytes: int
 
 
 @lru_cache(maxsize=256)
-def _form(layout: str) -> _Form:
+def form_of(layout: str) -> Form:
     """The chunks of a run have few layouts."""
     head, *texts = layout.split(" ")
     count, plain, packed = int(head.strip("z~")), 0, 0
@@ -207,24 +132,9 @@ def _form(layout: str) -> _Form:
     for text in texts:
         name, _, encoding = text.rpartition(":")
         widths = _widths(encoding, count)
-        fields[name] = _Field(encoding, plain, widths[0], packed, widths[1])
+        fields[name] = Field(encoding, plain, widths[0], packed, widths[1])
         plain, packed = plain + widths[0], packed + widths[1]
-    return _Form(count, head.endswith("~"), head.startswith("z"), fields, plain, packed)
-
-
-def _opened(first_step: int, form: _Form, blob: bytes) -> tuple[Steps, memoryview, memoryview]:
-    """The steps, and the two sections, the second one still deflated; nothing is copied."""
-    rest = memoryview(blob)
-    if form.has_steps:
-        steps = np.frombuffer(blob, "<i8", form.num_steps)
-        rest = rest[steps.nbytes :]
-    else:
-        steps = np.arange(first_step, first_step + form.num_steps, dtype=np.int64)
-    if not form.deflated:
-        return steps, rest, rest[:0]
-    (length,) = _LENGTH.unpack_from(rest)
-    bound = _LENGTH.size + length
-    return steps, rest[_LENGTH.size : bound], rest[bound:]
+    return Form(count, head.endswith("~"), head.startswith("z"), fields, plain, packed)
 
 
 def _encode(values: Floats, seen: Bools) -> tuple[str, Bytes, Bytes]:
@@ -281,22 +191,3 @@ def _widths(encoding: str, count: int) -> tuple[int, int]:
         return 2 * count, 2 * count
     width = 8 if kind == "c" else int(kind[1:]) * count
     return (0, (count + 7) // 8 + width) if encoding.endswith("+") else (width, 0)
-
-
-def _decode_all(plain: Bytes, packed: Bytes, encoding: str, count: int) -> tuple[Floats, Bools]:
-    """Values and seen, [k, n], of the two parts of n records."""
-    shape = (count, len(plain))
-    if encoding == "h4":
-        planes = np.empty((len(plain), count, 4), np.uint8)
-        planes[:, :, :2] = plain.reshape(len(plain), count, 2)
-        planes[:, :, 3], planes[:, :, 2] = packed[:, :count], packed[:, count:]
-        single = planes.reshape(len(plain), -1).view("<f4")
-        return single.T.astype(np.float64), np.ones(shape, np.bool_)
-    seen, columns = np.ones(shape, np.bool_), plain
-    if encoding.endswith("+"):
-        bound = (count + 7) // 8
-        seen = np.unpackbits(packed[:, :bound], axis=1, count=count).T.astype(np.bool_)
-        columns = packed[:, bound:]
-    kind = encoding.rstrip("+")
-    numbers = np.ascontiguousarray(columns).view("<f8" if kind == "c" else f"<{kind}")
-    return np.broadcast_to(numbers.T, shape).astype(np.float64), seen

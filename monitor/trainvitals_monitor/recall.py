@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainvitals.errors import BadFrame
-from trainvitals_monitor.chunks import TILE, Series, unpack
+from trainvitals_monitor.chunks import TILE, Series
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.header import validate_header
 from trainvitals_monitor.history.reference import STATS
 from trainvitals_monitor.history.remembered import Remembered
 from trainvitals_monitor.packed import unpack_frame
+from trainvitals_monitor.unpacking import unpack
 
 if TYPE_CHECKING:
     from trainvitals_monitor.store import Store

@@ -8,13 +8,13 @@ computed once is not averaged away. An entry bears the last step that was looked
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from trainvitals_monitor.chunks import Bools, Chunk, Floats, Steps, pack
+from trainvitals_monitor.chunks import Bools, Chunk, Floats, Steps, Tile, pack
 
 TIERS = (1, 16, 256)
 """Steps that one entry stands for."""
@@ -24,9 +24,6 @@ ENTRIES = 128
 LEAST_KEPT_STEPS = 2 * FACTOR * ENTRIES
 """Fewer can't be kept one by one: a chunk of the next tier is about half as many."""
 LOW, HIGH = ".low", ".high"
-
-Tile = tuple[Steps, Mapping[str, tuple[Floats, Bools]]]
-"""As chunks.unpack_tile gives it."""
 
 
 class Thinned(NamedTuple):
@@ -102,6 +99,12 @@ def thin_tile(parts: Sequence[Tile], first_step: int, every: int) -> Chunk | Non
         last, seen = _joined(parts, name)
         low, _ = _joined(parts, name + LOW) if name + LOW in names else (last, seen)
         high, _ = _joined(parts, name + HIGH) if name + HIGH in names else (last, seen)
+        if seen.all():  # as most are: there is nothing to look for
+            whole = seen[ends]
+            made[name] = (last[ends], whole)
+            made[name + LOW] = (np.minimum.reduceat(low, starts), whole)
+            made[name + HIGH] = (np.maximum.reduceat(high, starts), whole)
+            continue
         any_seen = np.logical_or.reduceat(seen, starts, axis=0)
         rows = np.where(seen, np.arange(len(steps))[:, None], -1)
         newest = np.maximum.reduceat(rows, starts, axis=0)
@@ -129,6 +132,8 @@ def _within(part: Tile, first: int, end: int) -> Tile:
 
 def _joined(parts: Sequence[Tile], name: str) -> tuple[Floats, Bools]:
     """One statistic over all parts; tensors that came later were not looked at before."""
+    if len(parts) == 1:
+        return parts[0][1][name]
     width = max(len(values[0]) for _, statistics in parts for values, _ in statistics.values())
     values, seen = [], []
     for steps, statistics in parts:

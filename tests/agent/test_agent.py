@@ -147,6 +147,16 @@ def test_wrong_arguments_fail_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_frozen_template_may_be_on_the_meta_device(model: nn.Module, tmp_path: Path) -> None:
+    """torch.func runs such a module over stacked parameters; all that is trained is real."""
+    template = nn.Linear(4, 4, device="meta").requires_grad_(False)
+    both = nn.ModuleDict({"model": model, "template": template})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with trainvitals.attach(both, optimizer, monitor=str(tmp_path), quiet=True) as agent:
+        steps(model, optimizer, 3)
+        assert agent.coverage()["steps"] == 3
+
+
 def test_attaching_twice_is_refused(model: nn.Module, tmp_path: Path) -> None:
     """A second agent on one model is refused while the first is open, and welcome afterwards."""
     first = trainvitals.attach(model, monitor=str(tmp_path), quiet=True)

@@ -382,6 +382,22 @@ def test_optimizers_are_told_at_the_first_step_and_when_they_change() -> None:
     )
 
 
+def test_parameters_that_the_model_has_replaced_are_told_as_foreign() -> None:
+    """Once it is known whether they have gradients: at the step after the one at which they are found to be others."""
+    model = Net()
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(rig, model, optimizer, steps=2)
+    model.small = nn.Linear(40, 4)
+    optimizer.zero_grad()
+    train(rig, model, optimizer, steps=3)
+    *_, last = [event for event in rig.events if isinstance(event, OptimizersSeen)]
+    assert [(one.shape, one.has_gradient) for one in last.foreign] == [
+        ([4, 40], False),
+        ([4], False),
+    ]
+
+
 def test_learning_rates_are_told_when_they_change() -> None:
     """The rate that a step used is told at the first step, and at each step that it differs."""
     model = nn.Linear(2, 2)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
 from trainvitals_monitor import schema
-from trainvitals_monitor.chunks import TILE, Bools, Floats, pack, unpack, unpack_record
+from trainvitals_monitor.chunks import TILE, Bools, Floats, pack
 from trainvitals_monitor.filesystem import file_system
 from trainvitals_monitor.findings import Finding, Severity
 from trainvitals_monitor.packed import pack_frame, unpack_frame
@@ -25,6 +25,7 @@ from trainvitals_monitor.pieces import Piece
 from trainvitals_monitor.placing import Places
 from trainvitals_monitor.store import Store
 from trainvitals_monitor.store_file import StoreUnusable, resolve_path
+from trainvitals_monitor.unpacking import unpack, unpack_record
 from trainvitals_monitor.writing import StoredFrame
 
 

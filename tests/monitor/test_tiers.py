@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.monitor.runs import healthy
 from tests.monitor.serving import serving
-from trainvitals_monitor.chunks import pack, unpack_tile
+from trainvitals_monitor.chunks import pack
 from trainvitals_monitor.config import Config
 from trainvitals_monitor.pieces import PIECE_STEPS, Piece
 from trainvitals_monitor.placing import Places
@@ -23,6 +23,7 @@ from trainvitals_monitor.reading import Place, read, tier_for
 from trainvitals_monitor.store import Store
 from trainvitals_monitor.thinning import AttemptThinning
 from trainvitals_monitor.tiers import ENTRIES, HIGH, LOW, TIERS, Thinned, span, thin, thin_tile
+from trainvitals_monitor.unpacking import unpack_tiles
 
 _TENSORS = 11
 
@@ -66,7 +67,7 @@ def test_a_thin_tile_has_the_last_value_and_the_extremes_of_each_stretch(
     (blob,) = chunk.blobs
     assert blob is not None
     assert chunk.first_step == 2048
-    entries, found = unpack_tile(chunk.first_step, chunk.layout, blob)
+    ((entries, found),) = unpack_tiles(chunk.layout, [(chunk.first_step, blob)])
     stretches = np.unique(steps // every)
     assert entries.tolist() == [steps[steps // every == one].max() for one in stretches]
     for row, stretch in enumerate(stretches):

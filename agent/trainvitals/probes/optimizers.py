@@ -102,7 +102,7 @@ class Optimizers(Probe):
         optimizers = look.slots.optimizers()
         holdings = [look.slots.holding(optimizer) for optimizer in optimizers]
         signature = [
-            (holding.groups, len(holding.foreign), _carries(optimizer))
+            (holding.groups, len(self._flags(optimizer, holding)), _carries(optimizer))
             for optimizer, holding in zip(optimizers, holdings, strict=True)
         ]
         if signature != self._shown and optimizers:
@@ -121,7 +121,7 @@ class Optimizers(Probe):
         foreign: list[ForeignParameter] = []
         first_group = 0
         for optimizer, holding in zip(optimizers, holdings, strict=True):
-            _, flags = self._foreign.get(optimizer, (holding, []))
+            flags = self._flags(optimizer, holding)
             for where, flag in zip(holding.foreign, flags, strict=False):  # capped
                 parameter = _parameter(optimizer, where)
                 foreign.append(
@@ -143,6 +143,14 @@ class Optimizers(Probe):
             carries=any(_carries(optimizer) for optimizer in optimizers),
             default_lr=[_default_lr(optimizer) for optimizer in optimizers],
         )
+
+    def _flags(self, optimizer: Optimizer, holding: Holding) -> list[bool]:
+        """
+        Whether its foreign parameters have gradients. Empty while that is not known: a holding that is new after a step,
+        for the model has got other parameters, is asked before the next one.
+        """
+        known = self._foreign.get(optimizer)
+        return known[1] if known is not None and known[0] is holding else []
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
         rows: list[_Row] = []

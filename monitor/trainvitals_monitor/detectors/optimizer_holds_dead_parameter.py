@@ -4,15 +4,19 @@ The detector optimizer-holds-dead-parameter: an optimizer that steps parameters 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from trainvitals.frame import ForeignParameter
+from trainvitals.frame import ForeignParameter, OptimizersSeen
 from trainvitals_monitor.detectors.detector import Alert, BoolArray, Claim, Detector, IntArray
 from trainvitals_monitor.findings import Severity
 from trainvitals_monitor.history import View
+
+_LOOKS = 8
 
 
 class OptimizerHoldsDeadParameter(Detector):
@@ -20,14 +24,16 @@ class OptimizerHoldsDeadParameter(Detector):
     Detects:
         An optimizer that holds parameters which belong to no attached model and have no gradient, while the model has
         trainable parameters, of the same shapes, that get gradients and that no optimizer holds. Or: an optimizer all
-        of whose parameters are such.
+        of whose parameters are such. What an optimizer held as the model's own, until others of the same names and shapes
+        came in its place, is dead even with a gradient: that is its last one.
 
     Why it matters:
         The optimizer updates leftovers. The model's own parameters are never trained, or the model as a whole is not.
 
     Known causes:
         Modules replaced after the optimizer was made (https://github.com/meta-pytorch/opacus/issues/432); wrapping,
-        sharding or moving the model after that (https://github.com/huggingface/accelerate/issues/2665).
+        sharding or moving the model after that (https://github.com/huggingface/accelerate/issues/2665); a network that is
+        drawn anew for the next round (https://github.com/sbi-dev/sbi/issues/200).
 
     Fix:
         Make the optimizer from `model.parameters()` after the last change of the model.
@@ -41,7 +47,7 @@ class OptimizerHoldsDeadParameter(Detector):
     family = "coverage"
     severity = Severity.CRITICAL
     summary = "An optimizer steps parameters that the model no longer has."
-    reads = ("OptimizersSeen", "grad_norm")
+    reads = ("OptimizersSeen", "grad_norm", "changed")
     alert = Alert(hold="1m", summary="An optimizer steps parameters that the model no longer has")
 
     def look(self, view: View) -> Iterable[Claim]:
@@ -50,6 +56,8 @@ class OptimizerHoldsDeadParameter(Detector):
             return
         dead = [parameter for parameter in seen.foreign if not parameter.has_gradient]
         orphans = _orphans(view)
+        if not dead:
+            dead, orphans = _left_behind(view, seen, orphans)
         if not dead or not orphans.any():
             return
         tensors = (
@@ -81,10 +89,35 @@ def _orphans(view: View) -> BoolArray:
     if not mask.any():
         return mask
     # Two looks: the optimizer's report and the first gradients may come before its other parameters are known.
-    values, _ = view.window("grad_norm", 8)
+    values, _ = view.window("grad_norm", _LOOKS)
     with np.errstate(invalid="ignore"):
         mask &= (values > 0).sum(axis=0) >= 2
     return mask
+
+
+def _left_behind(
+    view: View, seen: OptimizersSeen, orphans: BoolArray
+) -> tuple[list[ForeignParameter], BoolArray]:
+    """What the optimizers held as the model's until this report, and the orphans that came in its place and stand still."""
+    since = view.window_steps(_LOOKS) >= seen.step
+    grad, _ = view.window("grad_norm", _LOOKS)
+    changed, _ = view.window("changed", _LOOKS)
+    with np.errstate(invalid="ignore"):
+        orphans = orphans & ((grad[since] > 0).sum(axis=0) >= 2) & ~(changed[since] > 0).any(axis=0)
+    if not orphans.any():
+        return [], orphans
+    wanted = set(np.flatnonzero(orphans).tolist())
+    for at in reversed(view.past_events(OptimizersSeen)):
+        held = wanted.intersection(chain(*at.event.group_tensors))
+        if held and at.event.step < seen.step:
+            break
+    else:
+        return [], orphans
+    orphans &= np.isin(np.arange(view.num_tensors), list(held))
+    strangers = Counter(tuple(parameter.shape) for parameter in at.event.foreign)
+    now = Counter(tuple(parameter.shape) for parameter in seen.foreign)
+    left = now - strangers
+    return [parameter for parameter in seen.foreign if tuple(parameter.shape) in left], orphans
 
 
 def _holds_nothing_live(view: View, dead: list[ForeignParameter]) -> bool:

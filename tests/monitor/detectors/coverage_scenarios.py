@@ -125,6 +125,33 @@ def nothing_of_the_model_is_held() -> Stream:
     return _run([], foreign=[_dead([7]), _dead([9])])
 
 
+def _drawn_anew(*, update: float = 0.0, shape: tuple[int, ...] = (8,)) -> Stream:
+    """A head that the optimizer held; then it holds a parameter of this shape in its place, with a gradient."""
+    stream = _run(["body", "head"], 12)
+    stream.optimizers([["body"]], foreign=[_dead(list(shape), has_gradient=True)])
+    moved = {"body": 0.1, "head": update}
+    stream.step(values={"*": 1.0}, gradients={"*": 1.0}, updates=moved, lr=1e-3, steps=12)
+    return stream
+
+
+@SCENARIOS.fires(OptimizerHoldsDeadParameter, Severity.CRITICAL, subject="head", first_step=13)
+def head_drawn_anew_with_the_old_gradient_left() -> Stream:
+    """The optimizer steps the head of before, on the last gradient that it got."""
+    return _drawn_anew()
+
+
+@SCENARIOS.silent(OptimizerHoldsDeadParameter)
+def head_drawn_anew_and_updated_by_hand() -> Stream:
+    """It moves, whoever does it."""
+    return _drawn_anew(update=0.1)
+
+
+@SCENARIOS.silent(OptimizerHoldsDeadParameter)
+def head_of_another_shape_and_a_second_model() -> Stream:
+    """What came into the optimizer is none of what is missing in it."""
+    return _drawn_anew(shape=(5,))
+
+
 @SCENARIOS.silent(OptimizerHoldsDeadParameter)
 def second_model_not_attached() -> Stream:
     """Foreign parameters with gradients are alive."""
