@@ -33,6 +33,7 @@ FOUND = {
     "217": ("learning-rate-zero", 0),
     "225": ("base-weights-moved", 20),
     "227": ("workers-fed-same-data", 17),
+    "242": ("optimizer-holds-dead-parameter", 41),
 }
 """What some cases are there for: the detector that finds each, and the first step it names. The benchmark has all."""
 

@@ -146,11 +146,11 @@ class Optimizers(Probe):
 
     def _flags(self, optimizer: Optimizer, holding: Holding) -> list[bool]:
         """
-        Whether its foreign parameters have gradients. Empty while that is not known: a holding that is new after a step,
-        for the model has got other parameters, is asked before the next one.
+        Whether its foreign parameters have gradients. Empty while that is not known of so many: those that are new after a
+        step, for the model has got others in their place, are asked before the next one.
         """
-        known = self._foreign.get(optimizer)
-        return known[1] if known is not None and known[0] is holding else []
+        _, flags = self._foreign.get(optimizer, (holding, []))
+        return flags if len(flags) == min(len(holding.foreign), MAX_FOREIGN) else []
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
         rows: list[_Row] = []
