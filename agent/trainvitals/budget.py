@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from trainvitals.account import PLAN_STEPS, Account, open_accounts
+from trainvitals.account import BUNDLE_STEPS, PLAN_STEPS, Account, open_accounts
 from trainvitals.contract import matches
 from trainvitals.outlay import COUNTER_STEPS, MAX_WALK_STEPS, Outlay
 from trainvitals.plan import Plan, PlannedLook
@@ -252,6 +252,8 @@ class Budget:
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
         checks, outlay = accounts["identity"], self._outlay
         room = self._window.left(self._usual) - outlay.fixed
+        if self._rests.were_too_many:  # a look in any case, so one at something
+            room = max(room, BUNDLE_STEPS * income)
         self._walks = walk = outlay.is_walk_due(step + 1, checks.balance > 0, room)
         room -= outlay.walk if walk else 0.0
         counts = now <= 3 or outlay.are_counters_due(step + 1, income, room)

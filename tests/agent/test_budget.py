@@ -304,6 +304,9 @@ def test_no_step_is_too_short_to_be_looked_at_now_and_then() -> None:
     trainer = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 1e-4, fixed=500e-6)
     trainer.run(2000)
     assert 6 <= 1950 - sum(trainer.rests[50:]) <= 40
+    trainer = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 2e-3, fixed=3e-3)
+    trainer.run(3000)
+    assert any(choice.cores for choice in trainer.choices[1000:])
 
 
 def test_the_start_is_looked_at_in_full() -> None:
