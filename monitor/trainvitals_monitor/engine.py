@@ -9,6 +9,7 @@ One thread at a time may call an engine.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +40,8 @@ _LOG = logging.getLogger("trainvitals.engine")
 _TIMED_EVERY = 7
 """
 Of so many steps' looks one is timed, and counts for all: the clock of CPU time is a system call, and read after every
-detector it took a twentieth of a frame. No power of two, in which agents' looks come round.
+detector it took a twentieth of a frame. Which one is drawn: agents' looks come round every so many steps, and always the
+same place in that round would count too much or nothing.
 """
 
 
@@ -68,6 +70,8 @@ class Engine:
         self.detector_failures: Counter[str] = Counter()
         self.last_failure: dict[str, str] = {}
         self.looks = 0
+        self._timed_look = 0
+        self._drawing = random.Random(run)
         self._cases = Casebook(run)
         self._saves = Saves()
         self._pieces: list[Piece] = []
@@ -141,7 +145,9 @@ class Engine:
         if view.contract is not self._contract:
             self._contract = view.contract
             self.detectors = self._tuned(view.contract)
-        timed = self.looks % _TIMED_EVERY == 0
+        if self.looks % _TIMED_EVERY == 0:
+            self._timed_look = self.looks + self._drawing.randrange(_TIMED_EVERY)
+        timed = self.looks == self._timed_look
         begun = time.thread_time()
         for detector in self.detectors.values():
             self._ask(detector, view)

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.monitor.onlooker import onlooker
 from tests.monitor.stream import Stream, feed, tensor
 from trainvitals.contract import Contract
 from trainvitals.facts import DIGESTS
 from trainvitals.frame import SlotChanged, decode
+from trainvitals_monitor import engine as engine_module
 from trainvitals_monitor.detectors.detector import Alert, Claim, Detector
 from trainvitals_monitor.engine import Engine
 from trainvitals_monitor.findings import Finding, Severity, Status
@@ -460,3 +462,35 @@ def test_every_digest_column_is_merged() -> None:
     stream.findings([Digesting])
     assert set(seen[0]) == {column.name for column in DIGESTS.columns}
     assert seen[0]["digest"].tolist() == [7]
+
+
+@pytest.mark.parametrize("period", [1, 4, 7, 14])
+def test_the_time_of_a_detector_is_estimated_well_whenever_it_looks(
+    period: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has something to do at every so many steps only, in which the sampling may not come round."""
+    clock = Clock()
+    monkeypatch.setattr(engine_module, "time", clock)
+    busy = onlooker(lambda view: clock.work() if view.step % period == 0 else None)
+    engine = Engine("run", [busy])
+    stream = Stream(["w"])
+    stream.step(values={"w": 1.0}, steps=2100)
+    stream.flush()
+    feed(engine, stream.frames)
+    engine.finish()
+    assert engine.detector_seconds["onlooker"] == pytest.approx(clock.now, rel=0.3)
+
+
+class Clock:
+    """In place of the module `time`: the CPU time of whoever says that it works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def work(self) -> None:
+        """For a second."""
+        self.now += 1
+
+    def thread_time(self) -> float:
+        """Seconds."""
+        return self.now

@@ -39,7 +39,7 @@ SERVICE_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("trainvitals_monitor_errors", "counter", ("stage",), "Faults of the monitor's own; each is in its log.", len(ERROR_STAGES)),
     MetricSpec("trainvitals_monitor_notifications", "counter", ("outcome",), "Deliveries of notifications: sent, failed (it is tried again), dropped.", len(OUTCOMES)),
     MetricSpec("trainvitals_monitor_notifications_waiting", "gauge", (), "Notifications that were not delivered yet."),
-    MetricSpec("trainvitals_detector_seconds", "counter", ("detector",), "CPU time spent in a detector, by every seventh step.", len(DETECTORS)),
+    MetricSpec("trainvitals_detector_seconds", "counter", ("detector",), "CPU time spent in a detector, estimated from one step in seven.", len(DETECTORS)),
     MetricSpec("trainvitals_detector_failures", "counter", ("detector",), "Times that a detector raised.", len(DETECTORS)),
     MetricSpec("trainvitals_monitor_store_bytes", "gauge", (), "Size of the store on disk."),
     MetricSpec("trainvitals_monitor_ready", "gauge", (), "1: frames are taken; 0: starting, ending or in trouble."),
