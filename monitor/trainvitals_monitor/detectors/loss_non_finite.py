@@ -22,8 +22,8 @@ class LossNonFinite(Detector):
     Detects:
         A logged training loss that is NaN or infinite: a warning the first time, critical when it is so twice in a row.
         Where that loss was left out of the training, for the step had no gradient at all or `backward()` was called of
-        finite numbers only, info the first time, and a warning when it is so twice in a row. At a step that was not
-        looked at nothing is known of that: info the first time.
+        finite numbers only and made no gradient that is not finite, info the first time, and a warning when it is so
+        twice in a row. At a step that was not looked at nothing is known of that: info the first time.
 
     Why it matters:
         Backward through it makes every gradient NaN, and one step later every parameter, unless something skips it.
@@ -44,7 +44,7 @@ class LossNonFinite(Detector):
     family = "loss"
     severity = Severity.CRITICAL
     summary = "The training loss is NaN or infinite."
-    reads = ("scalars", "grad_missing", "norm")
+    reads = ("scalars", "grad_norm", "grad_missing", "norm")
     alert = Alert(summary="The training loss is NaN or infinite")
     thresholds = (
         Threshold(
@@ -89,6 +89,9 @@ class LossNonFinite(Detector):
 
 def _was_left_out(view: View) -> bool:
     """Whether nothing of this step's loss came to the weights: all gradients looked at are missing, or of finite numbers."""
+    # backward() is not told of all: where gradients are given to it (a scale, a pipeline's stages) it is passed over.
+    if (view.seen("grad_norm") & ~np.isfinite(view.now("grad_norm"))).any():
+        return False
     steps, values = view.scalar(BACKWARD_SCALAR, 1)
     if len(steps) and steps[-1] == view.step:
         return bool(np.isfinite(values[-1]))
@@ -98,4 +101,4 @@ def _was_left_out(view: View) -> bool:
 
 
 def _was_looked_at(view: View) -> bool:
-    return any(bool(np.isfinite(view.now(stat)).any()) for stat in ("grad_missing", "norm"))
+    return any(bool(view.seen(stat).any()) for stat in ("grad_missing", "norm"))

@@ -49,9 +49,9 @@ class UpdatesLost(Detector):
 
     Misses:
         Says nothing where the elements that do move, move by whole ulps of a typical weight: then the optimizer carries
-        the rest over (stochastic rounding, Kahan summation); nor where that can't be told, because in no tensor enough
-        elements move and enough stay; nor where its state has a tensor that is called so. A learning rate that rises for
-        the whole run is not judged.
+        the rest over (stochastic rounding, Kahan summation); nor where that can't be told, because wherever elements
+        move, more than a quarter of them do; nor where its state has a tensor that is called so. A learning rate that
+        rises for the whole run is not judged.
         Fewer elements lost do harm too: plain SGD in bfloat16 that lost less than half of its updates ended a small
         training at a loss of 0.99 instead of 0.82.
     """
@@ -146,17 +146,18 @@ class UpdatesLost(Detector):
 
     def _carried_over(self, view: View, suspects: IntArray, ratio: FloatArray) -> bool | None:
         """
-        Whether what moves, moves by whole ulps: the typical tensor's; None if in none enough elements moved to tell, or
-        few enough. What is carried over moves by one ulp over the share that moves: with a large share of either, both
-        kinds of rounding look the same.
+        Whether what moves, moves by whole ulps: the typical tensor's; None if that can't be told. What is carried over
+        moves by one ulp over the share that moves: with a large share, both kinds of rounding look the same. Where
+        hardly anything moves nothing is carried over, for that would move some elements at every look.
         """
         changed = view.latest("changed")[suspects]
         looked = np.maximum(view.latest("looked")[suspects], 1)
         norm = view.latest("norm")[suspects]
         told_apart = (1 - ratio) * self.value("carried_over") <= _CLEARLY
-        telling = (changed >= 4) & told_apart & (norm > 0)
+        moved = (changed >= 4) & (norm > 0)
+        telling = moved & told_apart
         if not telling.any():
-            return None
+            return None if moved.any() else False
         share = changed[telling] / looked[telling]
         relative = view.latest("update_norm")[suspects][telling] / (norm[telling] * np.sqrt(share))
         ulps = relative * _half_ulps_in_one(view, suspects[telling])

@@ -56,6 +56,19 @@ def bfloat16_at_a_small_learning_rate() -> Stream:
     return _steps(_low_precision(), ROUNDED, 12)
 
 
+@SCENARIOS.fires(UpdatesLost, Severity.WARNING, subject="w", first_step=1, says="100 %")
+def bfloat16_at_a_far_too_small_learning_rate() -> Stream:
+    """Nothing moves at all: that is told after a few looks."""
+    return _steps(_low_precision(), STILL, 12)
+
+
+@SCENARIOS.fires(UpdatesLost, Severity.WARNING, subject="w", first_step=1, says="97 %")
+def bfloat16_in_which_hardly_anything_moves() -> Stream:
+    """Two of 64 elements: too few to say by how much they move, and stochastic rounding would move more."""
+    few = {"update_norm": 2 * 0.35 * 0.0004, "changed": 2, "lost": 62}
+    return _steps(_low_precision(), few, 12)
+
+
 @SCENARIOS.fires(UpdatesLost, Severity.WARNING, subject="norm.weight", says="100 %")
 def norm_that_never_moves() -> Stream:
     """The weights move well, the norm at 1.0 not once in 64 steps."""

@@ -164,6 +164,19 @@ def nan_that_backward_was_called_of() -> Stream:
     return _left_out(values={"w": 1.0}, gradients={"w": 1.0}, scalars={BACKWARD_SCALAR: math.nan})
 
 
+@SCENARIOS.fires(LossNonFinite, Severity.CRITICAL, first_step=5)
+def nan_in_all_gradients() -> Stream:
+    """Another loss of the step was finite, and backward() of this one was given a gradient: it was not seen."""
+    nan = {"w": math.nan}
+    return _left_out(times=3, values=nan, gradients=nan, scalars={BACKWARD_SCALAR: 2.0})
+
+
+@SCENARIOS.fires(LossNonFinite, Severity.WARNING, first_step=5)
+def nan_in_all_weights() -> Stream:
+    """Gradients were not looked at in this step."""
+    return _left_out(values={"w": math.nan})
+
+
 @SCENARIOS.fires(LossNonFinite, Severity.WARNING, first_step=5)
 def nan_left_out_again_and_again() -> Stream:
     """Nothing is trained."""
