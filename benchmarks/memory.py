@@ -7,10 +7,11 @@ before and after, in the same process, is the agent's. Freed memory is given bac
 asked is what is anonymous: mapped files are counted, or not, by who else maps them. The highest is what the kernel saw
 while the agent was attached and looked, attaching included, above the highest without it.
 
-Two numbers of tensors give two figures: the slope is what a tensor takes, the rest what an agent takes of any model. Every
-process is new; medians over the repetitions, with quartiles.
+Two numbers of tensors give two figures: the slope is what a tensor takes, the rest what an agent takes of any model; the
+GPT of 25 million parameters (trainings.py) is measured as it is. Every process is new; medians over the repetitions, with
+quartiles.
 
-    python -m benchmarks.memory                        # all of it: ten minutes
+    python -m benchmarks.memory                        # all of it: fifteen minutes
     python -m benchmarks.memory --part large --repeats 1
     python -m benchmarks.memory --write-docs           # also puts the table into docs/benchmarks.md
 
@@ -28,14 +29,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import trainvitals
 from benchmarks.lockstep import memory_now
 from benchmarks.overhead import BUDGETS, CONTROL
 from benchmarks.report import machine, progress, spread, table, write_part
-from benchmarks.trainings import SteadyLayers
+from benchmarks.trainings import SmallGPT, SteadyLayers, Training
 from trainvitals_monitor.child import ChildMonitor
 
 INTRODUCTION = """\
@@ -48,7 +51,9 @@ these are more, up to `queue_bytes`. "unattached again" does all that without an
 with quartiles.
 
 What is held of a large tensor are its cores, 16 KB of float32, to be compared with the next ones; the rest are objects
-of Python's and torch's."""
+of Python's and torch's. The GPT's own highest moments move by tens of megabytes from process to process, attached or not,
+as "unattached again" shows."""
+_Found = TypeVar("_Found")
 BEFORE_STEPS = 5
 STEPS = 24
 """Digests come every 16 steps, counters every 4, gradients that are kept in the first 16, and frames once a second."""
@@ -70,6 +75,9 @@ CASES = {
 }
 
 
+GPT = "gpt"
+
+
 @dataclass(frozen=True)
 class Added:
     """Bytes that came on top: when all is quiet, and at the highest."""
@@ -81,12 +89,12 @@ class Added:
 # -- in a process of its own -------------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, case: Case, count: int, arm: str, monitor: str) -> None:
+def _work(pipe: Connection, make: Callable[[], Training], arm: str, monitor: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
-    pipe.send(_added(SteadyLayers(count, case.shape), arm, monitor))
+    pipe.send(_added(make(), arm, monitor))
 
 
-def _added(training: SteadyLayers, arm: str, monitor: str) -> Added:
+def _added(training: Training, arm: str, monitor: str) -> Added:
     for _ in range(BEFORE_STEPS):
         training.step()
     _settled()
@@ -133,11 +141,11 @@ def _forget_peak() -> None:
 # -- measuring and showing ---------------------------------------------------------------------------------------------
 
 
-def measure(case: Case, count: int, arm: str, monitor: str) -> Added:
+def measure(make: Callable[[], Training], arm: str, monitor: str) -> Added:
     """One new process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, case, count, arm, monitor), daemon=True)
+    process = context.Process(target=_work, args=(theirs, make, arm, monitor), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -151,14 +159,42 @@ def measure(case: Case, count: int, arm: str, monitor: str) -> Added:
 
 
 def rows(case: Case, repeats: int, monitor: str, say: Callable[[str], None]) -> list[list[str]]:
-    """A row for each arm; arms take turns."""
-    found: dict[str, list[tuple[Added, Added]]] = {arm: [] for arm in (CONTROL, *BUDGETS)}
-    for repeat in range(repeats):
-        for arm, pairs in found.items():
-            say(f"tensors {case.name}, {arm}: {repeat + 1} of {repeats}")
-            few, many = (measure(case, n, arm, monitor) for n in (case.few, case.many))
-            pairs.append((few, many))
+    """A row for each arm."""
+
+    def pair(arm: str) -> tuple[Added, Added]:
+        few, many = (
+            measure(partial(SteadyLayers, count, case.shape), arm, monitor)
+            for count in (case.few, case.many)
+        )
+        return few, many
+
+    found = _in_turns(f"tensors {case.name}", pair, repeats, say)
     return [[f"{case.name}, {arm}", *_figures(case, pairs)] for arm, pairs in found.items()]
+
+
+def gpt_rows(repeats: int, monitor: str, say: Callable[[str], None]) -> list[list[str]]:
+    """Of the GPT: a row for each arm, MB held and at the highest."""
+    found = _in_turns("GPT", lambda arm: measure(SmallGPT, arm, monitor), repeats, say)
+    return [
+        [
+            arm,
+            spread([each.held / 1e6 for each in added], ".1f"),
+            spread([each.highest / 1e6 for each in added], ".0f"),
+        ]
+        for arm, added in found.items()
+    ]
+
+
+def _in_turns(
+    what: str, one: Callable[[str], _Found], repeats: int, say: Callable[[str], None]
+) -> dict[str, list[_Found]]:
+    """By arm, what `one` gives of it, so many times; arms take turns."""
+    found: dict[str, list[_Found]] = {arm: [] for arm in (CONTROL, *BUDGETS)}
+    for repeat in range(repeats):
+        for arm, so_far in found.items():
+            say(f"{what}, {arm}: {repeat + 1} of {repeats}")
+            so_far.append(one(arm))
+    return found
 
 
 def _figures(case: Case, pairs: Sequence[tuple[Added, Added]]) -> list[str]:
@@ -183,6 +219,8 @@ HEADER = (
     "MB besides, at its highest",
 )
 
+GPT_HEADER = ("GPT of 25M parameters, arm", "MB held", "MB at its highest")
+
 
 def main() -> int:
     """Measure, print, and write it down where asked to."""
@@ -192,20 +230,29 @@ def main() -> int:
         return 2
     # Whatever ends us, the monitor ends with us.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    found: list[list[str]] = []
+    tables: list[str] = []
     try:
         with tempfile.TemporaryDirectory(prefix="memory-") as folder:
             monitor = ChildMonitor(Path(folder))
             try:
                 url = monitor.start().client.url
-                for part in given.part or CASES:
-                    found += rows(CASES[part], given.repeats, url, progress)
+                wanted = given.part or [*CASES, GPT]
+                found = [
+                    row
+                    for name, case in CASES.items()
+                    if name in wanted
+                    for row in rows(case, given.repeats, url, progress)
+                ]
+                tables += [table(HEADER, found)] if found else []
+                if GPT in wanted:
+                    gpt = gpt_rows(given.repeats, url, progress)
+                    tables.append(table(GPT_HEADER, gpt))
             finally:
                 monitor.stop()
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is written", file=sys.stderr)
         return 130
-    shown, where = table(HEADER, found), machine("torch", "numpy")
+    shown, where = "\n\n".join(tables), machine("torch", "numpy")
     print(f"\n\n{shown}\n\n{where}")
     if given.write_docs and given.part:
         print("nothing is written: that takes all parts", file=sys.stderr)
@@ -219,7 +266,10 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--part", choices=list(CASES), action="append", help="only this one; may be given twice"
+        "--part",
+        choices=[*CASES, GPT],
+        action="append",
+        help="only this one; may be given several times",
     )
     parser.add_argument(
         "--repeats",
