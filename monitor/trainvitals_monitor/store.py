@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, func, select
@@ -138,8 +138,9 @@ class Store:
         self, attempt_id: int, kind: str, tile: int, first: int, last: int
     ) -> list[StoredChunk]:
         """The chunks of one tile that overlap the range of steps, in order."""
-        with closing(self._engine.raw_connection()) as connection:
-            return stored_chunks(connection, attempt_id, kind, tile, first, last)
+        # Not the pool's raw connection: errors of opening it would be the driver's own.
+        with self._engine.connect() as connection:
+            return stored_chunks(connection.connection, attempt_id, kind, tile, first, last)
 
     def size_bytes(self) -> int:
         """Bytes on disk, the log included."""

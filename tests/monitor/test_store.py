@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from trainvitals_monitor import schema
 from trainvitals_monitor.chunks import TILE, Bools, Floats, pack
@@ -354,6 +354,17 @@ def test_a_tensor_that_came_later_has_nothing_in_chunks_of_before() -> None:
             assert found.tolist() == [value for one in alone for value in one[1]]
             assert len(unknown) == 0
         assert len(unpack(0, early.layout, both[0][1], 3, "norm")[0]) == 0
+
+
+def test_a_read_that_can_not_open_the_file_fails_as_all_others_do(tmp_path: Path) -> None:
+    """Not with the driver's own error, which nobody waits for."""
+    store = Store(str(tmp_path))
+    store.close()
+    store.path.unlink()
+    store.path.mkdir()
+    for read in (store.runs, lambda: store.chunks(1, "tensor", 0, 0, 1)):
+        with pytest.raises(OperationalError, match="unable to open database file"):
+            read()
 
 
 def test_chunks_are_found_by_attempt_tile_and_range(tmp_path: Path) -> None:
