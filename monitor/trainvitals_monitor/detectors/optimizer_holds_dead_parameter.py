@@ -56,15 +56,12 @@ class OptimizerHoldsDeadParameter(Detector):
             return
         dead = [parameter for parameter in seen.foreign if not parameter.has_gradient]
         orphans = _orphans(view)
-        if not dead:
-            dead, orphans = _left_behind(view, seen, orphans)
-        if not dead or not orphans.any():
+        if not orphans.any():
             return
-        tensors = (
-            np.flatnonzero(orphans)
-            if _holds_nothing_live(view, dead)
-            else _same_shape(view, orphans, dead)
-        )
+        tensors = _in_place_of(view, orphans, dead)
+        if not len(tensors):
+            dead, orphans = _left_behind(view, seen, orphans)
+            tensors = _in_place_of(view, orphans, dead)
         if not len(tensors):
             return
         evidence: dict[str, Any] = {
@@ -115,9 +112,23 @@ def _left_behind(
         return [], orphans
     orphans &= np.isin(np.arange(view.num_tensors), list(held))
     strangers = Counter(tuple(parameter.shape) for parameter in at.event.foreign)
-    now = Counter(tuple(parameter.shape) for parameter in seen.foreign)
-    left = now - strangers
-    return [parameter for parameter in seen.foreign if tuple(parameter.shape) in left], orphans
+    left = []
+    for parameter in seen.foreign:
+        shape = tuple(parameter.shape)
+        if strangers[shape]:
+            strangers[shape] -= (
+                1  # one that was foreign before; which of one shape it is, is the same
+            )
+        else:
+            left.append(parameter)
+    return left, orphans
+
+
+def _in_place_of(view: View, orphans: BoolArray, dead: list[ForeignParameter]) -> IntArray:
+    """The orphans that dead parameters are held in place of: all of them if nothing that lives is held."""
+    if dead and _holds_nothing_live(view, dead):
+        return np.flatnonzero(orphans)
+    return _same_shape(view, orphans, dead)
 
 
 def _holds_nothing_live(view: View, dead: list[ForeignParameter]) -> bool:

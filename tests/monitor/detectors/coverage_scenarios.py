@@ -4,6 +4,7 @@ Runs for parameter-not-in-optimizer, optimizer-holds-dead-parameter and gradient
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tests.monitor.detectors.scenario import Scenarios
@@ -125,10 +126,18 @@ def nothing_of_the_model_is_held() -> Stream:
     return _run([], foreign=[_dead([7]), _dead([9])])
 
 
-def _drawn_anew(*, update: float = 0.0, shape: tuple[int, ...] = (8,)) -> Stream:
-    """A head that the optimizer held; then it holds a parameter of this shape in its place, with a gradient."""
-    stream = _run(["body", "head"], 12)
-    stream.optimizers([["body"]], foreign=[_dead(list(shape), has_gradient=True)])
+def _drawn_anew(
+    *,
+    update: float = 0.0,
+    shape: tuple[int, ...] = (8,),
+    foreign: Sequence[ForeignParameter] = (),
+) -> Stream:
+    """
+    A head that the optimizer held; then it holds a parameter of this shape in its place, with a gradient. `foreign`: what
+    it held of others all along.
+    """
+    stream = _run(["body", "head"], 12, foreign=foreign)
+    stream.optimizers([["body"]], foreign=[*foreign, _dead(list(shape), has_gradient=True)])
     moved = {"body": 0.1, "head": update}
     stream.step(values={"*": 1.0}, gradients={"*": 1.0}, updates=moved, lr=1e-3, steps=12)
     return stream
@@ -138,6 +147,18 @@ def _drawn_anew(*, update: float = 0.0, shape: tuple[int, ...] = (8,)) -> Stream
 def head_drawn_anew_with_the_old_gradient_left() -> Stream:
     """The optimizer steps the head of before, on the last gradient that it got."""
     return _drawn_anew()
+
+
+@SCENARIOS.fires(OptimizerHoldsDeadParameter, Severity.CRITICAL, says="holds 1 parameters")
+def head_drawn_anew_beside_a_second_model_of_its_shape() -> Stream:
+    """That one is not counted."""
+    return _drawn_anew(foreign=[_dead([8], has_gradient=True)])
+
+
+@SCENARIOS.fires(OptimizerHoldsDeadParameter, Severity.CRITICAL, subject="head", first_step=13)
+def head_drawn_anew_beside_a_second_model_without_gradients() -> Stream:
+    """What explains nothing does not hide what explains it."""
+    return _drawn_anew(foreign=[_dead([5])])
 
 
 @SCENARIOS.silent(OptimizerHoldsDeadParameter)
