@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from trainvitals.rests import MAX_RESTS
 from trainvitals.slots import SlotTable
 
 PLAN_STEPS = 256
@@ -42,6 +43,8 @@ class Account:
     drawn: float = 1.0
     """The part of the chosen that the account pays; the rest is looked at in any case."""
     is_measured: bool = False
+    last_turn: int = 0
+    """The round in which one of the ring was looked at last."""
     turns: deque[tuple[int, int]] = field(default_factory=deque)
     """Of the last PLAN_STEPS rounds, which looked, and at how many of the ring."""
 
@@ -61,8 +64,11 @@ class Account:
     ) -> Sequence[int]:
         """
         `always`, and the next of the ring as long as there is credit; each at most once. `step_income`: of all accounts.
-        `room`: seconds that they may take now, whatever their credit.
+        `room`: seconds that they may take now, whatever their credit; a kind that had no turn for as long as rests may last
+        has its part of a bundle's in any case, for where the share can't be kept there never is room.
         """
+        if now - self.last_turn >= MAX_RESTS:
+            room = max(room, self.share * BUNDLE_STEPS * step_income)
         if min(self.balance, room) >= self.all_units * self.price:
             return self.take_all(now)
         taken = dict.fromkeys(always)
@@ -96,6 +102,8 @@ class Account:
 
     def _had_turns(self, now: int, count: int) -> None:
         self.turns.append((now, count))
+        if count:
+            self.last_turn = now
         while self.turns[0][0] <= now - PLAN_STEPS:
             self.turns.popleft()
 

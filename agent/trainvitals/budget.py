@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from trainvitals.account import BUNDLE_STEPS, PLAN_STEPS, Account, open_accounts
+from trainvitals.account import PLAN_STEPS, Account, open_accounts
 from trainvitals.contract import matches
 from trainvitals.outlay import COUNTER_STEPS, MAX_WALK_STEPS, Outlay
 from trainvitals.plan import Plan, PlannedLook
@@ -248,12 +248,10 @@ class Budget:
 
     def _affordable(self, step: int, slots: SlotTable) -> Choice:
         accounts, income, now = self._accounts, self._step_income, self._choices
-        digests = self._rotation((step + 1) // DIGEST_STEPS) if _is_digest_step(step, slots) else []
+        digests = self._rotation(_digest_turn(step + 1)) if _is_digest_step(step, slots) else []
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
         checks, outlay = accounts["identity"], self._outlay
         room = self._window.left(self._usual) - outlay.fixed
-        if self._rests.were_too_many:  # a look in any case, so one at something
-            room = max(room, BUNDLE_STEPS * income)
         self._walks = walk = outlay.is_walk_due(step + 1, checks.balance > 0, room)
         room -= outlay.walk if walk else 0.0
         counts = now <= 3 or outlay.are_counters_due(step + 1, income, room)
@@ -305,3 +303,8 @@ class Budget:
 
 def _is_digest_step(step: int, slots: SlotTable) -> bool:
     return slots.world_size > 1 and (step + 1) % DIGEST_STEPS == 0
+
+
+def _digest_turn(step: int) -> int:
+    """At the steps at which no rank rests the tensors come in their order: there may be no others."""
+    return step // (RANK_STEPS if step % RANK_STEPS == 0 else DIGEST_STEPS)

@@ -41,11 +41,6 @@ class Rests:
         """Neither were there too many of them, nor is the next round to be looked at because the last one was."""
         return self._rested < MAX_RESTS and not 0 < self._looked < IN_A_ROW
 
-    @property
-    def were_too_many(self) -> bool:
-        """The next round is looked at although the share is not kept."""
-        return self._rested >= MAX_RESTS
-
     def ahead(self, usual_income: float, waiting: int = 0) -> int:
         """So many of the next rounds will be rests, if steps go on as usual; there is `waiting` for so many anyway."""
         if not self.are_allowed():

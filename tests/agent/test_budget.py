@@ -309,6 +309,22 @@ def test_no_step_is_too_short_to_be_looked_at_now_and_then() -> None:
     assert any(choice.cores for choice in trainer.choices[1000:])
 
 
+def test_ranks_that_only_look_together_see_every_tensor() -> None:
+    """
+    Steps so short that only those remain which no rank rests at, and there is room for nothing there: each kind of look has
+    its turns all the same, and the digests that all ranks have are of every tensor in time.
+    """
+    slots: Any = Uniform(256, 4096)
+    slots.world_size = 2
+    trainer = Trainer(slots, Budget(0.005), 0.005, fixed=600e-6)
+    trainer.run(12_000)
+    looked = [n for n, rested in enumerate(trainer.rests, 1) if not rested and n > START_STEPS]
+    assert all(n % RANK_STEPS <= 1 for n in looked[IN_A_ROW:])
+    everyone = set(range(len(slots)))
+    for kind in ("identity", "cores", "gradients", "digests"):
+        assert set(trainer.ages(kind, 11_000)) == everyone, kind
+
+
 def test_the_start_is_looked_at_in_full() -> None:
     """Small models for fifty steps, large ones for a second of our work."""
     small = Trainer(SlotTable([nn.Linear(4, 4)]), Budget(0.005), 0.002)
