@@ -202,7 +202,7 @@ class ResumeDiscontinuity(Detector):
                 continue
             begun = now[index].first[:_RATES]
             far = max(*begun, schedule.last) > jump * min(*begun, schedule.last)
-            if far and _begins_again(begun, schedule.first):
+            if far and _begins_again(begun, schedule.first, view.base_step - previous.origin_step):
                 chosen.append(index)
         if chosen:
             tensors = np.array(chosen, np.int64)
@@ -221,12 +221,20 @@ class ResumeDiscontinuity(Detector):
             )
 
 
-def _begins_again(begun: Sequence[float], first: Sequence[float]) -> bool:
-    """Whether an attempt's first rates are among the run's, one after the other: it may be seen a step late."""
-    return any(
-        np.allclose(begun, first[k : k + _RATES], rtol=1e-6, atol=0)
+def _begins_again(begun: Sequence[float], first: Sequence[float], done: int) -> bool:
+    """
+    Whether an attempt's first rates are among the run's, one after the other; not its very first ones where the agent came
+    a step late.
+
+    `done`: steps of the run that came before. Where these are so few that the run's first rates are those to go on with,
+    nothing begins again.
+    """
+    alike = [
+        k
         for k in range(len(first) - _RATES + 1)
-    )
+        if np.allclose(begun, first[k : k + _RATES], rtol=1e-6, atol=0)
+    ]
+    return bool(alike) and (done <= 0 or done not in alike)
 
 
 def _is_sum(view: View, found: Journey) -> BoolArray:

@@ -275,6 +275,40 @@ def new_warm_up_to_another_peak() -> Stream:
     return _resumed((0.0, 1.0, 1.0), rates=(2e-4, 1e-3, 6e-4), warm_up=(2e-4, 4e-4, 6e-4, 8e-4))
 
 
+def _resumed_early(*rates: float) -> Stream:
+    """A run that was saved after two steps of its warm-up, killed after six, and goes on from the save with these."""
+    stream = Stream(WEIGHTS)
+    stream.optimizers([WEIGHTS])
+    stream.beginning(_rows(_vectors(0.0)))
+    updates, saved = dict.fromkeys(WEIGHTS, 0.2), _rows(_vectors(1.0))
+    for step in range(1, 7):
+        stream.step(updates=updates, counters=dict.fromkeys(WEIGHTS, step), lr=step * 1e-4)
+        if step == 2:
+            live = {
+                fqn: row | {"live_digest": row["digest"], "live_square_sum": row["square_sum"]}
+                for fqn, row in saved.items()
+            }
+            stream.checkpoint(path="step-2", rows=live, has_optimizer=True)
+    stream.restart(closed=False, base_step=2)
+    stream.optimizers([WEIGHTS])
+    stream.beginning(saved)
+    for step, rate in enumerate(rates, 3):
+        stream.step(updates=updates, counters=dict.fromkeys(WEIGHTS, step), lr=rate)
+    return stream
+
+
+@SCENARIOS.silent(ResumeDiscontinuity)
+def warm_up_that_goes_on_from_its_second_step() -> Stream:
+    """The rates of the steps that are done once more, as they were."""
+    return _resumed_early(3e-4, 4e-4, 5e-4)
+
+
+@SCENARIOS.fires(ResumeDiscontinuity, Severity.WARNING, first_step=3, says="again, as when the run")
+def warm_up_that_begins_again_after_its_second_step() -> Stream:
+    """Those of the run's first steps."""
+    return _resumed_early(1e-4, 2e-4, 3e-4)
+
+
 @SCENARIOS.silent(ResumeDiscontinuity)
 def learning_rate_changed_by_hand() -> Stream:
     """To a value that it never had."""
