@@ -106,10 +106,8 @@ class UpdatesLost(Detector):
         carried = self._carried_over(view, tensors[mostly], ratio[mostly])
         if carried:
             return
-        still = _window_sum(view, "changed", tensors) == 0
-        unknown = carried is None and not still[mostly].all()  # what carries over moves something
-        if unknown or not (everywhere and self._lost_everywhere(view, ratio, tensors)):
-            mostly &= (looks >= _WINDOW) & still
+        if carried is None or not (everywhere and self._lost_everywhere(view, ratio, tensors)):
+            mostly &= (looks >= _WINDOW) & (_window_sum(view, "changed", tensors) == 0)
         if mostly.any():
             yield _claim(view, tensors[mostly], ratio[mostly], looks[mostly])
 
