@@ -20,6 +20,7 @@ from trainvitals.plan import Plan, PlannedLook
 from trainvitals.probes.probe import Choice
 from trainvitals.rests import IN_A_ROW, MAX_AHEAD, RANK_STEPS, Rests
 from trainvitals.roles import WATCHED, role_of
+from trainvitals.rotation import DIGEST_STEPS, Rotation
 from trainvitals.slots import SlotTable
 from trainvitals.window import WINDOW_STEPS, Window
 
@@ -30,12 +31,6 @@ START_SECONDS = 1.0
 """
 So do the steps after them, as long as all our work since the start has taken less than this: most faults begin at the
 start, and a second, once, is nothing to a training. Of wall time: a busy machine makes of a quarter of it a whole one.
-"""
-DIGEST_STEPS = 16
-DIGEST_TENSORS = 64
-"""
-Digests of ranks must be of the same step and tensors to be compared: a rotation that all ranks know. Without a limit
-so many tensors are digested at every step, under a budget at every 16th.
 """
 EARNED, ALLOWED = 0.95, 0.97
 """
@@ -74,7 +69,7 @@ class Budget:
         self._usual = math.nan
         self._known = -1
         self._watched: list[int] = []
-        self._by_name: list[int] = []
+        self._rotation = Rotation()
         self._choices = 0
         self._at_start = 0.0
         self._rests = Rests()
@@ -240,7 +235,7 @@ class Budget:
         if self._choices == 1 or (step + 1) % DIGEST_STEPS == 0:
             digests = everyone["cores"]
         elif slots.world_size > 1:
-            digests = self._rotation(step + 1)
+            digests = self._rotation.every_step(step + 1)
         self._walks = True
         self._counts = self._choices <= 3 or (step + 1) % COUNTER_STEPS[0] == 0
         self._outlay.did(step + 1, walk=True, counters=True)
@@ -248,7 +243,7 @@ class Budget:
 
     def _affordable(self, step: int, slots: SlotTable) -> Choice:
         accounts, income, now = self._accounts, self._step_income, self._choices
-        digests = self._rotation(_digest_turn(step + 1)) if _is_digest_step(step, slots) else []
+        digests = self._rotation.now_and_then(step + 1) if slots.world_size > 1 else []
         gradients = [index for index in self._watched if index in accounts["gradients"].units]
         checks, outlay = accounts["identity"], self._outlay
         room = self._window.left(self._usual) - outlay.fixed
@@ -279,32 +274,15 @@ class Budget:
             counters=counts,
         )
 
-    def _rotation(self, turn: int) -> list[int]:
-        """Watched tensors, and the next few by name: the same on all ranks, whatever their budgets buy."""
-        count = len(self._by_name)
-        start = turn * DIGEST_TENSORS
-        chosen = {self._by_name[(start + k) % count] for k in range(min(DIGEST_TENSORS, count))}
-        return sorted({*self._watched, *chosen})
-
     def _learn_slots(self, slots: SlotTable) -> None:
         """Who can be looked at how: made anew when slots are added, or hold other objects."""
         if self._known == slots.version:
             return
         self._known = slots.version
-        count = len(slots)
-        self._by_name = sorted(range(count), key=slots.fqn)
         self._watched = [
             index
-            for index in range(count)
+            for index in range(len(slots))
             if role_of(slots.fqn(index)) in WATCHED or matches(slots.fqn(index), self._watch)
         ]
+        self._rotation.open(slots, self._watched)
         open_accounts(self._accounts, slots)
-
-
-def _is_digest_step(step: int, slots: SlotTable) -> bool:
-    return slots.world_size > 1 and (step + 1) % DIGEST_STEPS == 0
-
-
-def _digest_turn(step: int) -> int:
-    """At the steps at which no rank rests the tensors come in their order: there may be no others."""
-    return step // (RANK_STEPS if step % RANK_STEPS == 0 else DIGEST_STEPS)
