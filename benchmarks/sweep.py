@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.bare import bare
 from benchmarks.report import machine, progress, spread, table, write_part
 from trainvitals.probes.gradients import Gradients
 from trainvitals.probes.identity import Identity
@@ -171,56 +172,12 @@ def looks(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "norms of gradients", lambda: before(Choice(gradients=everyone), gradients)
 
 
-def floors(subject: Subject) -> Iterator[tuple[str, Callable[[], object]]]:
-    """By name: the calls without which a look can't be had in plain Python, and nothing around them."""
-    slots = subject.slots
-    owners = [slot.place.owner for slot in slots.slots]
-    keys = [slot.place.key for slot in slots.slots]
-    plans = [slots.plan(index) for index in range(len(slots))]
-    whole = [p for p, plan in zip(subject.model.parameters(), plans, strict=True) if plan.is_whole]
-    cut = [
-        (parameter, plan.index, (plan.numel - plan.run + 1, plan.run))
-        for parameter, plan in zip(subject.model.parameters(), plans, strict=True)
-        if plan.index is not None
-    ]
-    parts = [parameter.detach() for parameter in subject.model.parameters()]
-    room = torch.empty(1 << 20)
-
-    def find() -> None:
-        for owner, key in zip(owners, keys, strict=True):
-            owner[key].data_ptr()
-
-    def copy_cores() -> None:
-        for parameter in whole:
-            parameter.clone()
-        for parameter, index, shape in cut:
-            parameter.as_strided(shape, (1, 1)).index_select(0, index)
-
-    def multiply() -> None:
-        for part in parts:
-            array = part.numpy()
-            np.vdot(array, array)
-
-    def widen() -> None:
-        for part in parts:
-            for stretch in part.view(-1).split(len(room)):
-                room[: len(stretch)].copy_(stretch)
-
-    yield "bare: where the slots' tensors lie", find
-    yield "bare: cores copied", copy_cores
-    if subject.memory.dtype is torch.float32:
-        yield "bare: a dot product each", multiply
-        yield "bare: torch._foreach_norm", lambda: torch._foreach_norm(parts)
-    else:
-        yield "bare: made float32", widen
-
-
 @torch.no_grad()
 def measure(model: Model, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
     """By look: ratios to a pass, and seconds a tensor; one of each a round. The first round is not counted."""
     subject = Subject(model)
     found: dict[str, tuple[list[float], list[float]]] = {}
-    taken = {**dict(looks(subject)), **dict(floors(subject))}
+    taken = {**dict(looks(subject)), **dict(bare(subject.model, subject.slots))}
     for number in range(rounds + 1):
         progress(f"{model.title}: round {number} of {rounds}")
         for name, look in taken.items():
@@ -254,12 +211,15 @@ def report(model: Model, found: dict[str, tuple[list[float], list[float]]]) -> s
         ]
         for name, (ratios, each) in found.items()
     ]
-    checks = [seconds * 1e9 / COMPARED for seconds in found["identity"][1]]
+    cold, cached = (
+        spread([seconds * 1e9 / COMPARED for seconds in found[name][1]], ".0f")
+        for name in ("identity", AGAIN)
+    )
     return (
         f"### {model.title}\n\n"
         f"{table(['look at all tensors', 'memory passes', 'us a tensor', 'asked: passes'], rows)}\n\n"
-        f"Identity: {spread(checks, '.0f')} ns for each of the {COMPARED} things compared of a slot; asked: "
-        f"{model.check_ns:g}.\n\n{profile(found)}"
+        f"Identity: {cached} ns for each of the {COMPARED} things compared of a slot that is in the cache, {cold} right "
+        f"after a pass; asked: {model.check_ns:g} in the cache.\n\n{profile(found)}"
     )
 
 
