@@ -41,13 +41,15 @@ class Rests:
         """Neither were there too many of them, nor is the next round to be looked at because the last one was."""
         return self._rested < MAX_RESTS and not 0 < self._looked < IN_A_ROW
 
-    def ahead(self, usual_income: float, waiting: int = 0) -> int:
-        """So many of the next rounds will be rests, if steps go on as usual; there is `waiting` for so many anyway."""
-        if not self.are_allowed():
-            return 0
-        a_step = FIXED_PART * usual_income
-        needed = math.ceil(self._debt / a_step) if self._debt < MAX_AHEAD * a_step else MAX_AHEAD
-        return min(max(needed, waiting), MAX_RESTS - self._rested)
+    @property
+    def most_ahead(self) -> int:
+        """So many of the next rounds may be promised to be rests."""
+        return min(MAX_AHEAD, MAX_RESTS - self._rested) if self.are_allowed() else 0
+
+    def ahead(self, usual_income: float) -> int:
+        """So many of the next rounds will be rests for the debt, if steps go on as usual."""
+        a_step, most = FIXED_PART * usual_income, self.most_ahead
+        return math.ceil(self._debt / a_step) if self._debt < most * a_step else most
 
     def settle(self, rested: int, income: float, usual_income: float, fixed: float) -> float:
         """
