@@ -398,6 +398,30 @@ def test_parameters_that_the_model_has_replaced_are_told_as_foreign() -> None:
     ]
 
 
+def test_parameters_that_others_replace_in_turn_are_asked_themselves() -> None:
+    """As many foreign ones as before, but others: what is told of them is not what was found of those before."""
+    model = nn.ModuleDict({"first": nn.Linear(4, 4), "second": nn.Linear(4, 4)})
+    rig = Rig(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            (
+                model["first"](torch.ones(2, 4)).sum() + model["second"](torch.ones(2, 4)).sum()
+            ).backward()
+            rig.round(optimizer)
+
+    steps(2)
+    first, model["first"] = model["first"], nn.Linear(4, 4)
+    optimizer.zero_grad()
+    steps(2)
+    model["first"], model["second"] = first, nn.Linear(4, 4)  # the gradients of what was there stay
+    steps(3)
+    told = [event.foreign for event in rig.events if isinstance(event, OptimizersSeen)]
+    assert [one.has_gradient for one in told[-1]] == [True, True]
+    assert [False, False] in [[one.has_gradient for one in each] for each in told]
+
+
 def test_learning_rates_are_told_when_they_change() -> None:
     """The rate that a step used is told at the first step, and at each step that it differs."""
     model = nn.Linear(2, 2)

@@ -146,11 +146,11 @@ class Optimizers(Probe):
 
     def _flags(self, optimizer: Optimizer, holding: Holding) -> list[bool]:
         """
-        Whether its foreign parameters have gradients. Empty while that is not known of so many: those that are new after a
+        Whether its foreign parameters have gradients. Empty while that is not known of these: those that are new after a
         step, for the model has got others in their place, are asked before the next one.
         """
-        _, flags = self._foreign.get(optimizer, (holding, []))
-        return flags if len(flags) == min(len(holding.foreign), MAX_FOREIGN) else []
+        asked, flags = self._foreign.get(optimizer, (holding, []))
+        return flags if asked.foreign == holding.foreign else []
 
     def _report_rates(self, look: Look, optimizers: list[Optimizer]) -> None:
         rows: list[_Row] = []
