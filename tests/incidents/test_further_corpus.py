@@ -26,6 +26,7 @@ FOUND = {
     "139": ("schedule-overrun", 21),
     "142": ("optimizer-state-reset", 23),
     "145": ("dropout-lost", 20),
+    "146": ("parameter-not-in-optimizer", 30),
     "149": ("resume-discontinuity", 46),
     "201": ("wrong-from-initialisation", 0),
     "206": ("frozen-parameter-moved", 1),

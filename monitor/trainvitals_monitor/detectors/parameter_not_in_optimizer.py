@@ -117,7 +117,10 @@ class ParameterNotInOptimizer(Detector):
         optimizers = view.optimizers
         if optimizers is None or optimizers.masters or not view.held.any():
             return np.empty(0, np.int64)
-        outside = view.tensors.is_param & view.tensors.trainable & ~view.held
+        # Of adapters that are trained in turn the flags change at every step, and are told now and then only.
+        trainable = view.tensors.trainable.copy()
+        trainable[list(_switched(view))] = True
+        outside = view.tensors.is_param & trainable & ~view.held
         if not outside.any():
             return np.empty(0, np.int64)
         with np.errstate(invalid="ignore"):
@@ -136,10 +139,14 @@ def _rises(grad: FloatArray) -> IntArray:
 
 def _unfrozen(view: View, tensors: IntArray) -> bool:
     """Whether most of them were frozen at the start: somebody made them trainable to train them."""
-    unfrozen = {
+    return 2 * len(_switched(view).intersection(tensors.tolist())) > len(tensors)
+
+
+def _switched(view: View) -> set[int]:
+    """Tensors that were frozen or made trainable in the middle of the training."""
+    return {
         at.event.tensor for at in view.past_events(SlotChanged) if "trainable" in at.event.changes
     }
-    return 2 * len(unfrozen.intersection(tensors.tolist())) > len(tensors)
 
 
 def _share(view: View, tensors: IntArray) -> float:

@@ -59,6 +59,21 @@ def unfrozen_and_left_out() -> Stream:
     return stream
 
 
+@SCENARIOS.fires(ParameterNotInOptimizer, Severity.WARNING, subject="head")
+def trained_in_turn_and_left_out() -> Stream:
+    """The head is made trainable for every other step; of that the first changes are told, and the last said: frozen."""
+    stream = Stream([tensor("body"), tensor("head", shape=[8])])
+    stream.optimizers([["body"]])
+    moved = {"body": 0.1, "head": 0.0}
+    for step in range(24):
+        if step < 3:
+            stream.slot("head", "trainable")
+            stream.retensor("head", trainable=step % 2 == 1)
+        gradients = {"body": 1.0 + step % 3, **({"head": 1.0 + step % 3} if step % 2 else {})}
+        stream.step(values={"*": 1.0}, gradients=gradients, updates=moved, lr=1e-3)
+    return stream
+
+
 @SCENARIOS.silent(ParameterNotInOptimizer)
 def gradient_left_from_before() -> Stream:
     """The head of a pre-trained model is not called; its last gradient stays, and clipping scales it down."""
