@@ -17,10 +17,11 @@ from trainvitals.slots import SlotTable
 PLAN_STEPS = 256
 """The plan is told from so many steps."""
 BUNDLES = 8
+"""A bundle is this part of a lap, for each look has a cost of its own."""
 BUNDLE_STEPS = 32
 """
-A bundle is this part of a lap, for each look has a cost of its own; of many tensors as many as so many steps pay for, or the
-account's share of what the steps of late have left (window.py). One tensor can't be split.
+But of many tensors a look takes no more on debt than its part of what so many steps pay, or of what the steps of late
+have left (window.py). One tensor can't be split.
 """
 
 
