@@ -98,9 +98,8 @@ class Budget:
     def rests_ahead(self, step: int, slots: SlotTable) -> int:
         """After a rest that made step `step`: so many more will follow, which needn't be asked for (`rested`)."""
         ahead, most = self._rests.ahead(self._step_income), self._rests.most_ahead
-        if (
-            ahead < most
-        ):  # where steps are so short that most of them rest, the window needn't be asked
+        # Where steps are so short that most of them rest, the window needn't be asked.
+        if ahead < most:
             ahead = min(max(ahead, self._waiting(step)), most)
         return min(ahead, RANK_STEPS - 1 - step % RANK_STEPS) if slots.world_size > 1 else ahead
 

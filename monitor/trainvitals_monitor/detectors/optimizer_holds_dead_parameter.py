@@ -115,10 +115,9 @@ def _left_behind(
     left = []
     for parameter in seen.foreign:
         shape = tuple(parameter.shape)
+        # As many as were foreign before are no news; of one shape it does not matter which.
         if strangers[shape]:
-            strangers[shape] -= (
-                1  # one that was foreign before; which of one shape it is, is the same
-            )
+            strangers[shape] -= 1
         else:
             left.append(parameter)
     return left, orphans
