@@ -49,7 +49,9 @@ from trainvitals_monitor.child import ChildMonitor
 INTRODUCTION = """\
 By `python -m benchmarks.peers`: the same GPT of 25 million parameters, trained in lock-step under each, looking at every
 step but for trainvitals' default, which looks at what its budget allows. CPU time is that of the trainer's process with all
-its threads and children. Medians of blocks of ten steps against the unattached trainer's, with quartiles."""
+its threads and children. Medians of blocks of ten steps against the unattached trainer's, with quartiles. An agent takes the
+wait for the other trainers for step time, and spends its share of that as well: trainvitals' default has had some ten times
+what its budget allows."""
 BLOCK = 10
 OPS = ["norm", "min", "max", "mean", "nans"]
 
