@@ -148,7 +148,7 @@ class Engine:
         if self.looks % _TIMED_EVERY == 0:
             self._timed_look = self.looks + self._drawing.randrange(_TIMED_EVERY)
         timed = self.looks == self._timed_look
-        begun = time.thread_time()
+        begun = time.thread_time() if timed else 0.0
         for detector in self.detectors.values():
             self._ask(detector, view)
             if timed:

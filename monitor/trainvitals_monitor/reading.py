@@ -6,13 +6,12 @@ Older steps may be left in a coarser tier only, and the newest are not in a coar
 
 from __future__ import annotations
 
-from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from trainvitals_monitor.store import Store
+from trainvitals_monitor.stored_chunks import by_layout
 from trainvitals_monitor.tiers import FACTOR, HIGH, LOW, TIERS, Thinned, joined, kind_of, span
 from trainvitals_monitor.unpacking import unpack_record
 
@@ -84,10 +83,7 @@ def _found(store: Store, place: Place, first: int, last: int, every: int) -> _Fo
     rows = store.chunks(place.attempt_id, kind_of(place.kind, every), place.tile, first, last)
     if not rows:
         return _Found(last + 1, first, [])
-    entries = [
-        _entries(place, layout, [(row.first_step, row.blob) for row in alike])
-        for layout, alike in groupby(rows, key=attrgetter("layout"))
-    ]
+    entries = [_entries(place, layout, alike) for layout, alike in by_layout(rows)]
     return _Found(rows[0].first_step, rows[-1].first_step + span(every), entries)
 
 

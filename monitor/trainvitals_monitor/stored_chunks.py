@@ -4,6 +4,9 @@ Chunks as they rest in the store: which of them a range of steps needs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from sqlalchemy import PoolProxiedConnection, bindparam, select
@@ -21,6 +24,12 @@ class StoredChunk(NamedTuple):
     last_step: int
     layout: str
     blob: bytes
+
+
+def by_layout(chunks: Sequence[StoredChunk]) -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
+    """Neighbours of one layout together, as (first step, blob): they are decoded in one go (unpacking.py)."""
+    for layout, alike in groupby(chunks, key=attrgetter("layout")):
+        yield layout, [(chunk.first_step, chunk.blob) for chunk in alike]
 
 
 _IN_RANGE = str(

@@ -8,9 +8,8 @@ goes on with the chunk that was written last, which gives the same again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 
+from trainvitals_monitor.stored_chunks import by_layout
 from trainvitals_monitor.tiers import FACTOR, TIERS, kind_of, span, thin_tile
 from trainvitals_monitor.unpacking import unpack_tiles
 from trainvitals_monitor.writing import Writing
@@ -61,11 +60,7 @@ class Thinning:
     def _thin(self, writing: Writing, start: int) -> None:
         end = start + span(self.every)
         rows = writing.chunks(self.attempt_id, self._before, self.tile, start, end - 1)
-        parts = [
-            tile
-            for layout, alike in groupby(rows, key=attrgetter("layout"))
-            for tile in unpack_tiles(layout, [(row.first_step, row.blob) for row in alike])
-        ]
+        parts = [tile for layout, alike in by_layout(rows) for tile in unpack_tiles(layout, alike)]
         chunk = thin_tile(parts, start, self.every) if parts else None
         if chunk is not None:
             kind = kind_of(self.kind, self.every)

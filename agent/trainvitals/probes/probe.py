@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainvitals.cores import CorePlan, cut_many
+from trainvitals.cores import CorePlan, cut_many, digest_many
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -166,6 +166,14 @@ def cut_sample(slots: SlotTable, indices: Sequence[int]) -> Sample:
     return Sample(
         [there[row] for row in kept], [cuts[row] for row in kept], [plans[row] for row in kept]
     )
+
+
+def tell_digests(record: Record, sample: Sample, step: int) -> None:
+    """A row for each of these cores: the state after this step."""
+    if sample.indices:
+        steps = np.full(len(sample.indices), step, np.int64)
+        columns = digest_many(sample.values, sample.plans)
+        record.add("digests", tensor=sample.indices, step=steps, **columns)
 
 
 def _says_something(values: torch.Tensor, plan: CorePlan) -> bool:

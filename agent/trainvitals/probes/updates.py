@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainvitals.cores import Mask, compare, cut_many, digest_many, nonzero
+from trainvitals.cores import Mask, compare, cut_many, nonzero
 from trainvitals.gradient import gradient_of
 from trainvitals.layout import is_dtensor, local_part
-from trainvitals.probes.probe import Look, Probe, Rested, Sample, samples, split
+from trainvitals.probes.probe import Look, Probe, Rested, Sample, samples, split, tell_digests
 from trainvitals.record import Record
 
 
@@ -43,7 +43,7 @@ class Updates(Probe):
             self._started = True
             for start in samples(look.slots, range(len(look.slots))):
                 self._remember(start)
-                _report_digests(look, start, look.step - 1)
+                tell_digests(look.record, start, look.step - 1)
         if look.step != self._round:
             self._round = look.step
             self._had_gradient.clear()
@@ -59,7 +59,7 @@ class Updates(Probe):
         if sample.indices:
             self._report(look, sample)
         if look.choice.digests:
-            _report_digests(look, sample.only(look.choice.digests), look.step)
+            tell_digests(look.record, sample.only(look.choice.digests), look.step)
 
     def after_rests(self, record: Record, rested: Rested) -> None:  # noqa: ARG002
         """They moved what their optimizers hold; that is added up at the next look."""
@@ -155,10 +155,3 @@ class Updates(Probe):
             none: npt.NDArray[np.int64] = np.zeros(more, np.int64)
             self._moves = np.concatenate([self._moves, none])
             self._moves_seen = np.concatenate([self._moves_seen, none])
-
-
-def _report_digests(look: Look, sample: Sample, step: int) -> None:
-    if sample.indices:
-        columns = digest_many(sample.values, sample.plans)
-        steps = np.full(len(sample.indices), step, np.int64)
-        look.record.add("digests", tensor=sample.indices, step=steps, **columns)

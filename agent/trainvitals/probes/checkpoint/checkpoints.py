@@ -8,10 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from trainvitals.cores import digest_many
 from trainvitals.frame import CheckpointSeen
 from trainvitals.probes.checkpoint.handed import (
     Entry,
@@ -34,7 +32,7 @@ from trainvitals.probes.checkpoint.reading import is_readable_now, live_digests
 from trainvitals.probes.checkpoint.remembered import Remembered
 from trainvitals.probes.checkpoint.targets import WATCH
 from trainvitals.probes.checkpoint.watch import Call, Finish
-from trainvitals.probes.probe import Look, Probe, samples
+from trainvitals.probes.probe import Look, Probe, samples, tell_digests
 from trainvitals.record import Record
 from trainvitals.slots import SlotTable
 from trainvitals.unregistered import saved_in
@@ -236,10 +234,7 @@ class Checkpoints(Probe):
     def _digest(self, indices: Sequence[int], step: int) -> None:
         """The digests of these tensors as they are now, labelled with this step."""
         for sample in samples(self._slots, indices):
-            if sample.indices:
-                columns = digest_many(sample.values, sample.plans)
-                steps = np.full(len(sample.indices), step, np.int64)
-                self._record.add("digests", tensor=sample.indices, step=steps, **columns)
+            tell_digests(self._record, sample, step)
 
     def _may_read(self) -> bool:
         return threading.get_ident() == self._thread and is_readable_now()
